@@ -32,9 +32,7 @@ def config(cls: type[T]) -> type[T]:
     from pydantic import ConfigDict
     from pydantic.dataclasses import dataclass
 
-    made = dataclass(
-        frozen=True, kw_only=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True)
-    )(cls)
+    made = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))(cls)
     return made  # type: ignore[return-value]
 
 

@@ -22,9 +22,7 @@ class Normalise(nn.Module):
     Returns of ``forward``: float32 of the shape of ``x``, (N, C, ...).
 
     Example:
-        >>> Normalise(1 / 255, (0.5,), (0.5,))(
-        ...     torch.tensor([[255, 0]], dtype=torch.uint8).view(2, 1)
-        ... ).flatten()
+        >>> Normalise(1 / 255, (0.5,), (0.5,))(torch.tensor([[255, 0]], dtype=torch.uint8).view(2, 1)).flatten()
         tensor([ 1., -1.])
     """
 
