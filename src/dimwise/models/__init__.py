@@ -1,1 +1,175 @@
-"""Room models."""
+"""Networks, one file per architecture, with the paper's order and shapes.
+
+Every builder has the same signature and returns a plain ``nn.Module``:
+``builder(input_shape, n_outputs, *, width=1.0, dropout=0.0)``. Adding one: its file, its test, its line here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dimwise.errors import ModelError, nearest
+
+if TYPE_CHECKING:  # listing the table needs no torch
+    from torch import nn
+
+MODELS = {
+    "mlp": "dimwise.models.mlp:mlp",
+    "guide_cnn": "dimwise.models.guide_cnn:guide_cnn",
+    "small_cnn": "dimwise.models.small_cnn:small_cnn",
+    "lenet5": "dimwise.models.lenet5:lenet5",
+    "resnet20": "dimwise.models.resnet_cifar:resnet20",
+    "resnet56": "dimwise.models.resnet_cifar:resnet56",
+    "resnet18": "dimwise.models.resnet:resnet18",
+    "resnet50": "dimwise.models.resnet:resnet50",
+    "resnet152": "dimwise.models.resnet:resnet152",
+    "mobilenetv2": "dimwise.models.mobilenetv2:mobilenetv2",
+}
+
+USUAL: dict[str, tuple[tuple[int, ...], int]] = {
+    "mlp": ((1, 28, 28), 10),
+    "guide_cnn": ((1, 28, 28), 10),
+    "small_cnn": ((1, 8, 8), 10),
+    "lenet5": ((1, 32, 32), 10),
+    "resnet20": ((3, 32, 32), 10),
+    "resnet56": ((3, 32, 32), 10),
+    "resnet18": ((3, 224, 224), 1000),
+    "resnet50": ((3, 224, 224), 1000),
+    "resnet152": ((3, 224, 224), 1000),
+    "mobilenetv2": ((3, 224, 224), 1000),
+}
+"""Input shape and number of outputs that each network was published with: what its parameter count speaks of."""
+
+
+def build(
+    name: str, input_shape: tuple[int, ...], n_outputs: int, *, width: float = 1.0, dropout: float = 0.0
+) -> nn.Module:
+    """The network of that name, for one's own input and number of outputs.
+
+    Args:
+        name: a key of :data:`MODELS`.
+        input_shape: (C, H, W) of images or (F,) of tables, without the batch dimension.
+        n_outputs: numbers returned for one input, at least 1.
+        width: factor on the number of channels, > 0; 1 is the paper's.
+        dropout: probability of zeroing a value before the last layer while training, in [0, 1).
+
+    Raises:
+        ModelError: for an unknown name, a shape the network cannot take, or a value out of range.
+
+    Example:
+        >>> import torch
+        >>> build("small_cnn", (1, 8, 8), 10)(torch.zeros(3, 1, 8, 8)).shape
+        torch.Size([3, 10])
+    """
+    if ":" in name:
+        raise ModelError(
+            f"model name {name!r} is not in the table",
+            expected="a name without ':'",
+            next_step="A recipe runs no code: name your own builder on the command line, or call from_name.",
+        )
+    if name not in MODELS:
+        raise ModelError(
+            f"unknown model {name!r}",
+            expected="one of: " + ", ".join(MODELS),
+            next_step=nearest(name, MODELS),
+        )
+    if n_outputs < 1:
+        raise ModelError(f"{name}: n_outputs is {n_outputs}", expected="at least 1")
+    if not 0 < width < float("inf"):
+        raise ModelError(f"{name}: width is {width}", expected="a finite number above 0")
+    if not 0 <= dropout < 1:
+        raise ModelError(f"{name}: dropout is {dropout}", expected="at least 0 and below 1")
+    module, _, attribute = MODELS[name].partition(":")
+    builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
+    return builder(tuple(input_shape), n_outputs, width=width, dropout=dropout)
+
+
+def from_name(name: str, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+    """A user's own network, from a function or class named ``package.module:function``.
+
+    The module is imported, with the current folder on the path. Parameters called ``input_shape`` and
+    ``n_outputs`` are given by name; a builder with two other required parameters gets the two in that order;
+    one that requires nothing is called with nothing.
+
+    Raises:
+        ModelError: when the module or function is missing, needs other arguments, or returns no ``nn.Module``.
+
+    Example:
+        >>> from_name("dimwise.models.mlp:mlp", (4,), 3)[0]
+        Linear(in_features=4, out_features=128, bias=True)
+    """
+    module_name, colon, attribute = name.partition(":")
+    if not (module_name and colon and attribute):
+        raise ModelError(
+            f"{name!r} does not name a builder",
+            expected="package.module:function",
+            next_step=nearest(name, MODELS),
+        )
+    with _current_folder_on_path():
+        builder = _find(module_name, attribute)
+        made = _call(builder, name, input_shape, n_outputs)
+    from torch import nn
+
+    if not isinstance(made, nn.Module):
+        raise ModelError(f"{name} returned a {type(made).__name__}", expected="a torch.nn.Module")
+    return made
+
+
+@contextmanager
+def _current_folder_on_path() -> Iterator[None]:
+    """An installed command does not search the current folder; ``python -m`` does, and users expect it."""
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        yield
+    finally:
+        if here in sys.path:
+            sys.path.remove(here)
+
+
+def _find(module_name: str, attribute: str) -> Any:
+    try:
+        module = importlib.import_module(module_name)
+    except ModuleNotFoundError as error:
+        missing = error.name or module_name
+        if module_name == missing or module_name.startswith(missing + "."):
+            raise ModelError(
+                f"there is no module {missing!r}",
+                expected="a module on the Python path or in the current folder",
+            ) from None
+        raise ModelError(
+            f"module {module_name!r} imports {missing!r}, which is not installed",
+            next_step=f"Install {missing.partition('.')[0]}.",
+        ) from error
+    if not hasattr(module, attribute):
+        functions = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
+        raise ModelError(
+            f"module {module_name!r} has no {attribute!r}",
+            expected="one of: " + ", ".join(functions) if functions else "a function that returns a network",
+            next_step=nearest(attribute, functions),
+        )
+    return getattr(module, attribute)
+
+
+def _call(builder: Any, name: str, input_shape: tuple[int, ...], n_outputs: int) -> Any:
+    if not callable(builder):
+        raise ModelError(f"{name} is a {type(builder).__name__}", expected="a function or a class")
+    given: dict[str, Any] = {"input_shape": tuple(input_shape), "n_outputs": n_outputs}
+    parameters = inspect.signature(builder).parameters.values()
+    known = {p.name: given[p.name] for p in parameters if p.name in given and p.kind != p.POSITIONAL_ONLY}
+    named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    required = [p for p in named if p.default is p.empty]
+    if all(p.name in known for p in required):
+        return builder(**known)
+    if len(required) == 2 and all(p.kind != p.KEYWORD_ONLY for p in required):
+        return builder(*given.values())
+    raise ModelError(
+        f"{name} requires the arguments: " + ", ".join(p.name for p in required),
+        expected="(input_shape, n_outputs), or none",
+    )
