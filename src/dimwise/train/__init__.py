@@ -1,1 +1,37 @@
-"""Room train."""
+"""Training: ``dimwise.train(model, data, ...)`` is :func:`dimwise.train.fit.fit`; the parts are importable too."""
+
+from __future__ import annotations
+
+import sys
+import types
+from typing import Any
+
+from dimwise.train.config import TrainConfig
+from dimwise.train.evaluate import evaluate, evaluating, predict_outputs
+from dimwise.train.fit import Fitted, Interrupted, fit
+from dimwise.train.loop import Moving, Step, plain_step, steps
+
+__all__ = [
+    "Fitted",
+    "Interrupted",
+    "Moving",
+    "Step",
+    "TrainConfig",
+    "evaluate",
+    "evaluating",
+    "fit",
+    "plain_step",
+    "predict_outputs",
+    "steps",
+]
+
+
+class _Room(types.ModuleType):
+    """The room itself can be called, so that ``dw.train(model, data)`` reads like the sentence it is."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Fitted:
+        return fit(*args, **kwargs)
+
+
+_Room.__call__.__doc__ = fit.__doc__
+sys.modules[__name__].__class__ = _Room

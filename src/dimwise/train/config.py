@@ -51,6 +51,8 @@ class TrainConfig:
     """Memory order of image batches; auto as above. Default: auto."""
     compile: Literal["auto", "yes", "no"] = "no"
     """torch.compile: takes 6 to 30 s at first; auto times it too. Default: no, since small networks lose by it."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where it runs; auto takes CUDA when there is one. Default: auto."""
     threads: Annotated[int, Field(ge=0)] = 0
     """Compute threads; 0 leaves PyTorch's choice (all cores). Default: 0."""
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 20.0

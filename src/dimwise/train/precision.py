@@ -1,0 +1,243 @@
+"""Which arithmetic, layout and order of operations train fastest here: measured, not assumed.
+
+bf16 is many times faster on a CPU that has matrix units for it and several times slower on one that has not;
+channels-last halves the time of one network and doubles that of another. So ``auto`` times the candidates on the
+real first batch and keeps the fastest whose loss agrees with plain fp32.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dimwise.tasks import Task
+from dimwise.train.config import TrainConfig
+from dimwise.train.optimizer import optimizer
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+_AGREE_FRAC = 0.02  # losses further apart than this after a few steps are not the same training
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How forward and backward are computed.
+
+    Example:
+        >>> Arithmetic("fp32", "contiguous").name
+        'fp32'
+        >>> Arithmetic("bf16", "channels_last", swap_pool=True).name
+        'bf16, channels-last, pool before ReLU'
+    """
+
+    precision: str = "fp32"
+    layout: str = "contiguous"
+    compiled: bool = False
+    swap_pool: bool = False
+    """Max-pool before ReLU: the same function (ReLU is monotone), a quarter of the work for the ReLU."""
+    device: str = "cpu"
+
+    @property
+    def name(self) -> str:
+        """For tables and records."""
+        words = [self.precision]
+        words += ["channels-last"] * (self.layout == "channels_last")
+        words += ["pool before ReLU"] * self.swap_pool
+        words += ["compiled"] * self.compiled
+        return ", ".join(words)
+
+    def context(self) -> AbstractContextManager[Any]:
+        """Autocast, or nothing for fp32."""
+        if self.precision == "fp32":
+            return _NOTHING
+        return torch.autocast(self.device, dtype=DTYPES[self.precision])
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Inputs in the layout and, for autocast's first operation, the type they will be read in."""
+        if self.precision != "fp32":
+            x = x.to(DTYPES[self.precision])
+        if x.dim() == 4:
+            # contiguous() calls a one-channel image contiguous in both layouts; the strides decide what kernels see.
+            x = x.contiguous(memory_format=self._memory_format)
+        return x
+
+    def model_(self, model: nn.Module) -> nn.Module:
+        """Put the weights into the layout, in place; compile when asked (returns the compiled face)."""
+        if any(p.dim() == 4 for p in model.parameters()):
+            model.to(memory_format=self._memory_format)  # type: ignore[call-overload]
+        if self.compiled:
+            return torch.compile(model)  # type: ignore[return-value]
+        return model
+
+    @property
+    def _memory_format(self) -> torch.memory_format:
+        return torch.channels_last if self.layout == "channels_last" else torch.contiguous_format
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The arithmetic that was chosen, and what the others took."""
+
+    arithmetic: Arithmetic
+    candidates: list[dict[str, Any]] = field(default_factory=list)
+    """Rows of {"name", "ms" (median per step), "loss" (after the trial steps), "agrees"}."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """For the record of the run."""
+        chosen = self.arithmetic
+        return {
+            "chosen": chosen.name,
+            "precision": chosen.precision,
+            "layout": chosen.layout,
+            "compiled": chosen.compiled,
+            "swap_pool": chosen.swap_pool,
+            "candidates": self.candidates,
+        }
+
+
+def choose(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    task: Task,
+    config: TrainConfig,
+    *,
+    device: torch.device,
+    budget_s: float = 1.0,
+) -> Choice:
+    """The fastest arithmetic whose loss agrees, among what the config leaves open.
+
+    Args:
+        model: as it will be trained; copies are timed, it is not touched.
+        x: (B, ...) normalised float32 inputs of the first batch.
+        y: (B, ...) their targets.
+        task: whose loss is computed.
+        config: precision, layout and compile; "auto" leaves one open.
+        device: where it runs.
+        budget_s: seconds for all candidates together.
+
+    Returns:
+        The choice; when only one candidate is possible it is taken unmeasured.
+    """
+    candidates = _candidates(model, x, config, device)
+    if len(candidates) == 1:
+        return Choice(candidates[0])
+    trials = []
+    for arithmetic in candidates:
+        try:
+            trial = _Trial(model, x, y, task, config, arithmetic)
+            trial.run(3)
+        except RuntimeError:  # a precision this device has no kernel for
+            continue
+        trials.append(trial)
+    racing = list(trials)
+    deadline = time.perf_counter() + budget_s
+    while time.perf_counter() < deadline or len(racing[0].times_ms) < 6:
+        for trial in racing:  # interleaved, so that a busy moment falls on all alike
+            trial.run(1)
+        limit_ms = 2 * min(t.ms for t in racing)
+        racing = [t for t in racing if t is trials[0] or t.ms < limit_ms]  # the hopeless leave the race
+    reference = trials[0].losses[2]  # the first candidate is the plainest: fp32 unless told otherwise
+    rows = [t.row(reference) for t in trials]
+    agreeing = [t for t, row in zip(trials, rows, strict=True) if row["agrees"]]
+    return Choice(min(agreeing, key=lambda t: t.ms).arithmetic, rows)
+
+
+class _Trial:
+    """A copy of the model that takes real training steps on one batch and times them."""
+
+    def __init__(
+        self, model: nn.Module, x: Tensor, y: Tensor, task: Task, config: TrainConfig, arithmetic: Arithmetic
+    ) -> None:
+        self.arithmetic = arithmetic
+        self._model = copy.deepcopy(model).train()
+        for part in self._model.modules():
+            if isinstance(part, nn.modules.dropout._DropoutNd):
+                part.p = 0.0  # which values it drops depends on the layout; the losses must be comparable
+        if arithmetic.swap_pool:
+            swap_relu_and_pool_(self._model)
+        self._face = arithmetic.model_(self._model)
+        self._optimizer = optimizer(self._model, config)
+        self._x, self._y, self._task = arithmetic.inputs(x), y, task
+        self.times_ms: list[float] = []
+        self.losses: list[float] = []
+
+    def run(self, n_steps: int) -> None:
+        for _ in range(n_steps):
+            start = time.perf_counter()
+            self._optimizer.zero_grad()
+            with self.arithmetic.context():
+                loss = self._task.loss(self._face(self._x), self._y)
+            loss.backward()
+            self._optimizer.step()
+            self.losses.append(loss.item())
+            self.times_ms.append((time.perf_counter() - start) * 1e3)
+
+    @property
+    def ms(self) -> float:
+        warm = self.times_ms[2:] or self.times_ms
+        return sorted(warm)[len(warm) // 2]
+
+    def row(self, reference: float) -> dict[str, Any]:
+        loss = self.losses[2]
+        agrees = abs(loss - reference) <= _AGREE_FRAC * max(abs(reference), 1e-3)
+        return {"name": self.arithmetic.name, "ms": round(self.ms, 4), "loss": loss, "agrees": agrees}
+
+
+def _candidates(model: nn.Module, x: Tensor, config: TrainConfig, device: torch.device) -> list[Arithmetic]:
+    precisions = [config.precision] if config.precision != "auto" else ["fp32", "bf16"]
+    layouts = [config.layout] if config.layout != "auto" else ["contiguous", "channels_last"]
+    if x.dim() != 4:
+        layouts = ["contiguous"]
+    compiled = {"yes": [True], "no": [False], "auto": [False, True]}[config.compile]
+    # Only "auto" may reorder; someone who names precision and layout gets the model as it is written.
+    swaps = [False, True] if config.layout == "auto" and swap_relu_and_pool_(copy.deepcopy(model)) else [False]
+    return [
+        Arithmetic(p, layout, c, s, device.type)
+        for c in compiled
+        for p in precisions
+        for layout in layouts
+        for s in swaps
+    ]
+
+
+def swap_relu_and_pool_(model: nn.Module) -> list[tuple[nn.Sequential, int]]:
+    """Turn each (ReLU, MaxPool2d) inside an ``nn.Sequential`` into (MaxPool2d, ReLU), in place.
+
+    max(relu(a), relu(b)) = relu(max(a, b)), so outputs and gradients are the same. Parameters keep their names
+    where neither part has any, which is the case here.
+
+    Returns:
+        What was swapped, for :func:`unswap_`.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(1, 1, 3), nn.ReLU(), nn.MaxPool2d(2))
+        >>> swapped = swap_relu_and_pool_(net)
+        >>> type(net[1]).__name__, unswap_(swapped), type(net[1]).__name__
+        ('MaxPool2d', None, 'ReLU')
+    """
+    swapped = []
+    for part in model.modules():
+        if not isinstance(part, nn.Sequential):
+            continue
+        for i in range(len(part) - 1):
+            if isinstance(part[i], nn.ReLU) and isinstance(part[i + 1], nn.MaxPool2d):
+                part[i], part[i + 1] = part[i + 1], part[i]
+                swapped.append((part, i))
+    return swapped
+
+
+def unswap_(swapped: list[tuple[nn.Sequential, int]]) -> None:
+    """Undo :func:`swap_relu_and_pool_`."""
+    for part, i in reversed(swapped):
+        part[i], part[i + 1] = part[i + 1], part[i]
