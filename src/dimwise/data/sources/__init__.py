@@ -1,0 +1,1 @@
+"""Where data comes from: one file a format, each with ``read(config, data_dir, progress) -> Data``."""
