@@ -1,1 +1,50 @@
+"""dimwise takes a PyTorch model from theory to a device and measures every step.
+
+    import dimwise as dw
+
+    data = dw.data.load(dw.data.DataConfig(source="digits"))
+    model = dw.models.build("small_cnn", data.input_shape, data.n_outputs)
+    fitted = dw.train(model, data)
+    smaller, report = dw.fold.prune(fitted.model, dw.fold.PruneConfig(), dw.fold.evidence(data))
+    artifact = dw.ship.to_onnx(smaller, data, "artifact")
+
+Rooms are imported when they are first used: ``dimwise --help`` must not wait for PyTorch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
 __version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from dimwise import chain, data, fold, measure, models, ship, tasks, view
+    from dimwise.chain.job import run
+    from dimwise.chain.recipe import load
+    from dimwise.train import fit as train
+
+_ROOMS = ("chain", "data", "fold", "measure", "models", "runs", "ship", "tasks", "train", "view")
+_FUNCTIONS = {"load": "dimwise.chain.recipe", "run": "dimwise.chain.job"}
+
+__all__ = [
+    "chain",
+    "data",
+    "fold",
+    "load",
+    "measure",
+    "models",
+    "run",
+    "ship",
+    "tasks",
+    "train",
+    "view",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _ROOMS:
+        return importlib.import_module(f"dimwise.{name}")
+    if name in _FUNCTIONS:
+        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
+    raise AttributeError(f"module 'dimwise' has no attribute {name!r}")

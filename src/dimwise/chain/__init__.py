@@ -1,0 +1,30 @@
+"""The main job. ``run`` reads like the way through the house: recipe → data → train → fold → choose → ship.
+
+Everything is resolved when it is used, so that listing recipes does not load a network library.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_EXPORTS = {
+    "Budget": "dimwise.chain.recipe",
+    "FoldPlan": "dimwise.chain.recipe",
+    "Recipe": "dimwise.chain.recipe",
+    "Result": "dimwise.chain.job",
+    "TrainResult": "dimwise.chain.training",
+    "load": "dimwise.chain.recipe",
+    "recipes": "dimwise.chain.recipe",
+    "resume": "dimwise.chain.training",
+    "run": "dimwise.chain.job",
+    "train": "dimwise.chain.training",
+}
+
+__all__ = list(_EXPORTS)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _EXPORTS:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_EXPORTS[name]), name)

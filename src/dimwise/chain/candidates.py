@@ -1,0 +1,133 @@
+"""Fold the trained network in every way the recipe asks for, and look at each result on the runtime that serves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from dimwise import fold, measure, models, ship
+from dimwise.chain.recipe import Recipe
+from dimwise.data.sets import Data, Split
+from dimwise.fold._evidence import Evidence, FoldReport
+from dimwise.progress import Progress
+from dimwise.tasks import Task
+
+ORIGINAL = "onnx"
+"""Name of the candidate that is the trained network, unfolded, on the serving runtime."""
+
+
+@dataclass
+class Candidate:
+    """A folded network as a graph for the serving runtime, with what was measured about it."""
+
+    name: str
+    proto: Any
+    """onnx.ModelProto that takes raw inputs."""
+    params: int
+    macs: int
+    reports: list[FoldReport]
+    model: nn.Module
+    """The float network the graph was made from."""
+    exact: bool = True
+    """Whether the graph computes what ``model`` computes, up to rounding of float32; an int8 graph does not."""
+    size_bytes: int = 0
+    valid_score: float = 0.0
+    latency: measure.Latency | None = None
+    runner: Any = None
+
+
+def make(
+    network: nn.Module, recipe: Recipe, data: Data, task: Task, model_name: str | None, progress: Progress
+) -> Iterator[Candidate]:
+    """The unfolded network first, then each candidate of the plan; shared beginnings are folded once."""
+    example = data.normalise(data.train.inputs[:1])
+    evidence = fold.evidence(data, task, train=recipe.train, progress=progress)
+    floats: dict[str, tuple[nn.Module, list[FoldReport]]] = {"": (network, [])}
+    graphs: dict[str, Candidate] = {}
+
+    def graph(path: str) -> Candidate:
+        if path not in graphs:
+            model, reports = floats[path]
+            proto = ship.graph(model, data.normalise, data.train.inputs[:2])
+            profile = measure.profile(model, example)
+            graphs[path] = Candidate(path or ORIGINAL, proto, profile.params, profile.macs, reports, model)
+        return graphs[path]
+
+    yield graph("")
+    for name in recipe.fold.candidates:
+        path = ""
+        for word in name.split("+"):
+            before, path = path, f"{path}+{word}".lstrip("+")
+            if word == "quantize":
+                base = graph(before)
+                proto, report = fold.quantize(base.proto, recipe.fold.quantize, _on_runtime(evidence, recipe, base))
+                yield replace(base, name=name, proto=proto, reports=[*base.reports, report], exact=False)
+            elif path not in floats:
+                model, reports = floats[before]
+                folded, report = _fold_float(word, model, recipe, evidence, model_name)
+                floats[path] = (folded, [*reports, report])
+        if not name.endswith("quantize"):
+            yield graph(name)
+
+
+def _fold_float(
+    word: str, model: nn.Module, recipe: Recipe, evidence: Evidence, model_name: str | None
+) -> tuple[nn.Module, FoldReport]:
+    if word == "prune":
+        return fold.prune(model, recipe.fold.prune, evidence)
+    config = recipe.fold.distill
+    student = None
+    if model_name is None:  # a network of the table is simply built narrower
+        student = models.build(
+            config.student or recipe.model.name,
+            evidence.data.input_shape,
+            evidence.data.n_outputs,
+            width=recipe.model.width * config.scale,
+            dropout=recipe.model.dropout,
+        )
+    return fold.distill(model, config, evidence, student=student)
+
+
+def _on_runtime(evidence: Evidence, recipe: Recipe, base: Candidate) -> Evidence:
+    """Evidence for graphs: scored by the serving runtime, costed by bytes."""
+
+    def score(proto: Any) -> float:
+        runner = ship.session(proto.SerializeToString(), threads=recipe.ship.threads)
+        return score_on(runner, evidence.data.valid, evidence.task)
+
+    def cost(proto: Any) -> dict[str, float]:
+        return {"params": base.params, "macs": base.macs, "size_bytes": len(proto.SerializeToString())}
+
+    return replace(evidence, score=score, cost=cost)
+
+
+def score_on(runner: Any, split: Split, task: Task, *, batch_size: int = 500) -> float:
+    """The task's score of a runner on a split of raw inputs."""
+    return task.score(outputs_of(runner, split, batch_size=batch_size), split.targets.cpu())
+
+
+def outputs_of(runner: Any, split: Split, *, batch_size: int = 500) -> torch.Tensor:
+    """(N, K) float32 outputs of a runner on raw inputs."""
+    parts = [torch.from_numpy(runner.run(x.numpy())) for x in split.inputs.cpu().split(batch_size)]
+    return torch.cat(parts)
+
+
+def look(candidates: list[Candidate], recipe: Recipe, data: Data, task: Task) -> None:
+    """Open each candidate on the serving runtime: validation score, bytes, and latency side by side."""
+    one = data.valid.inputs[:1].numpy()
+    for candidate in candidates:
+        raw = candidate.proto.SerializeToString()
+        candidate.size_bytes = len(raw)
+        candidate.runner = ship.session(raw, threads=recipe.ship.threads)
+        candidate.valid_score = score_on(candidate.runner, data.valid, task)
+    calls = {c.name: _call(c.runner, one) for c in candidates}
+    for name, latency in measure.latency(calls).items():
+        next(c for c in candidates if c.name == name).latency = latency
+
+
+def _call(runner: Any, x: Any) -> Any:
+    return lambda: runner.run(x)

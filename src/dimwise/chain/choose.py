@@ -1,0 +1,98 @@
+"""Pick the candidate that meets the budget; "keep the original" and "none does, the nearest is …" are answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dimwise import measure
+from dimwise.chain.candidates import ORIGINAL, Candidate
+from dimwise.chain.recipe import Budget
+from dimwise.errors import BudgetError
+
+
+def choose(
+    found: Sequence[Candidate], trained: Mapping[str, Any], budget: Budget
+) -> tuple[Candidate, dict[str, str], BudgetError | None]:
+    """The candidate to ship, a reason for each, and the failed gate when none meets the budget.
+
+    Everything that decides is measured on the validation split and on the serving runtime.
+
+    Args:
+        found: candidates with score, bytes and latency.
+        trained: the stage of the trained network; its ``valid_score`` is what may drop.
+        budget: limits; 0 means none.
+
+    Returns:
+        (chosen, name -> reason, failure). When none meets the budget the nearest one is chosen and the failure names it.
+    """
+    excesses = {c.name: excess(c, float(trained["valid_score"]), budget) for c in found}
+    meeting = [c for c in found if not excesses[c.name]]
+    if not meeting:
+        nearest = min(found, key=lambda c: sum(over for over, _ in excesses[c.name].values()))
+        told = "; ".join(text for _, text in excesses[nearest.name].values())
+        failure = BudgetError(
+            "no candidate meets the budget",
+            next_step=f"The nearest is '{nearest.name}': {told}. Relax [budget], or add folds to fold.candidates.",
+        )
+        reasons = {name: "; ".join(t for _, t in over.values()) for name, over in excesses.items()}
+        return nearest, reasons | {nearest.name: "nearest to the budget: " + reasons[nearest.name]}, failure
+    best = min(meeting, key=lambda c: _rank(c, budget))
+    tied = [c for c in meeting if c is not best and _tie(c, best, budget)]
+    for other in tied:  # inside the noise the second wish decides
+        if _second(other, budget) < _second(best, budget):
+            best = other
+    reasons = {}
+    for candidate in found:
+        over = excesses[candidate.name]
+        if over:
+            reasons[candidate.name] = "; ".join(text for _, text in over.values())
+        elif candidate is not best:
+            reasons[candidate.name] = "meets the budget, but is " + _worse(candidate, best, budget)
+    kept = best.name == ORIGINAL
+    reasons[best.name] = "no fold is better: keep the original" if kept else f"best {budget.prefer} within the budget"
+    return best, reasons, None
+
+
+def excess(candidate: Candidate, trained_score: float, budget: Budget) -> dict[str, tuple[float, str]]:
+    """Which limits a candidate breaks: name -> (relative excess, words)."""
+    over: dict[str, tuple[float, str]] = {}
+    drop = trained_score - candidate.valid_score
+    if drop > budget.drop + 1e-9:
+        # A point of score outweighs a tenth of latency or size when the nearest candidate is looked for.
+        text = f"validation score drops by {drop:.4f}, allowed {budget.drop:.4f}"
+        over["drop"] = (10 * (drop - budget.drop), text)
+    latency_ms = candidate.latency.p50_ms if candidate.latency else 0.0
+    if budget.latency_ms and latency_ms > budget.latency_ms:
+        text = f"latency is {latency_ms:.4g} ms, allowed {budget.latency_ms:.4g} ms"
+        over["latency"] = (latency_ms / budget.latency_ms - 1, text)
+    if budget.size_bytes and candidate.size_bytes > budget.size_bytes:
+        text = f"size is {candidate.size_bytes:,} bytes, allowed {budget.size_bytes:,}"
+        over["size"] = (candidate.size_bytes / budget.size_bytes - 1, text)
+    return over
+
+
+def _latency(candidate: Candidate) -> measure.Latency:
+    assert candidate.latency is not None, "candidates are looked at before they are chosen from"
+    return candidate.latency
+
+
+def _rank(candidate: Candidate, budget: Budget) -> float:
+    return _latency(candidate).p50_ms if budget.prefer == "latency" else float(candidate.size_bytes)
+
+
+def _second(candidate: Candidate, budget: Budget) -> float:
+    return float(candidate.size_bytes) if budget.prefer == "latency" else _latency(candidate).p50_ms
+
+
+def _tie(a: Candidate, b: Candidate, budget: Budget) -> bool:
+    if budget.prefer == "size":
+        return a.size_bytes == b.size_bytes
+    return measure.tie(_latency(a), _latency(b))
+
+
+def _worse(candidate: Candidate, best: Candidate, budget: Budget) -> str:
+    if _tie(candidate, best, budget):
+        return f"no faster than {best.name} beyond noise, and larger"
+    ratio = _rank(candidate, budget) / max(_rank(best, budget), 1e-12)
+    return f"{ratio:.2f}× the {budget.prefer} of {best.name}"

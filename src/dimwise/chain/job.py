@@ -1,0 +1,228 @@
+"""The main job: one recipe, from data to a shipped model, every step measured."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dimwise import measure, models, ship
+from dimwise import recipe as machinery
+from dimwise import train as training
+from dimwise.chain import candidates as folding
+from dimwise.chain import choose, facts, pictures
+from dimwise.chain.candidates import Candidate
+from dimwise.chain.recipe import Recipe
+from dimwise.data import load as load_data
+from dimwise.data.sets import Data
+from dimwise.errors import DimwiseError, GateError, RunError
+from dimwise.models.init import he_init_
+from dimwise.progress import SILENT, Progress
+from dimwise.runs import folder
+from dimwise.runs.atomic import write_json, write_text
+from dimwise.seeds import derive
+from dimwise.tasks import Task, get
+from dimwise.ship import Parity
+from dimwise.ship.artifact import describe as describe_preprocessing
+from dimwise.train import Fitted
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run gives back; ``as_dict`` is the object that ``dimwise run --json`` prints."""
+
+    run: Path
+    told: dict[str, Any]
+    failure: DimwiseError | None = None
+    """The gate that did not hold, if one did not."""
+
+    @property
+    def exit_code(self) -> int:
+        """0 when every gate held, else 1."""
+        return 0 if self.failure is None else self.failure.exit_code
+
+    def as_dict(self) -> dict[str, Any]:
+        """The contract's object."""
+        return self.told
+
+
+@dataclass
+class Clock:
+    """Wall seconds of each stage."""
+
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def __call__(self, stage: str) -> Iterator[None]:
+        start = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 3)
+
+
+def run(
+    recipe: Recipe,
+    *,
+    data_dir: Path | None = None,
+    runs_dir: Path = Path("runs"),
+    model: str | None = None,
+    progress: Progress = SILENT,
+) -> Result:
+    """Data, training, folds, choice, export, parity: everything is measured and kept in a run folder.
+
+    Args:
+        recipe: what to do; :func:`load` reads one.
+        data_dir: where data sets are found.
+        runs_dir: where the run folder is made.
+        model: a builder ``package.module:function`` in place of the recipe's network.
+        progress: where progress is shown.
+
+    Returns:
+        The result; its ``failure`` is set when the budget could not be met or parity did not hold.
+
+    Raises:
+        DimwiseError: for whatever the user can put right, and for a loss that is not finite.
+    """
+    run_dir, clock = begin(recipe, runs_dir, model), Clock()
+    with recorded(run_dir):
+        with clock("data"):
+            data = load_data(recipe.data, data_dir, progress=progress)
+            task = get(data.task, label_smoothing=recipe.train.label_smoothing)
+        with clock("train"):
+            network = build(recipe, data, model)
+            fitted = training.fit(
+                network, data, task, recipe.train, augment=recipe.augment, run_dir=run_dir, progress=progress
+            )
+        with clock("fold"), progress.stage("fold", len(recipe.fold.candidates) + 1) as bar:
+            found: list[Candidate] = []
+            for candidate in folding.make(fitted.model, recipe, data, task, model, progress):
+                found.append(candidate)
+                bar.update(len(found), candidate.name)
+        with clock("measure"), progress.stage("measure"):
+            folding.look(found, recipe, data, task)
+            trained = trained_stage(fitted, recipe, data, task)
+            failure: DimwiseError | None
+            chosen, reasons, failure = choose.choose(found, trained, recipe.budget)
+        with clock("ship"), progress.stage("ship"):
+            artifact, parity, unequal = deliver(chosen, recipe, data, task, run_dir)
+            failure = unequal or failure
+            outputs = {c.name: folding.outputs_of(c.runner, data.test) for c in found}
+            stages = [trained, *(facts.stage(c, outputs[c.name], data, task, recipe, reasons) for c in found)]
+        with clock("pictures"):
+            pictures.save(run_dir, fitted.model, outputs[chosen.name], data)
+        told = facts.contract(run_dir, data, task, stages, chosen.name, artifact, parity, clock.seconds)
+        told |= facts.details(recipe, data, fitted, found, reasons, told, failure)
+        write_json(run_dir / "result.json", told)
+        folder.mark(run_dir, "failed" if failure else "finished")
+    return Result(run_dir, told, failure)
+
+
+def begin(recipe: Recipe, runs_dir: Path, model: str | None) -> Path:
+    """A new run folder with the resolved recipe and the environment inside."""
+    run_dir = folder.create(runs_dir, recipe.name)
+    write_text(run_dir / "recipe.toml", machinery.to_toml(recipe))
+    environment = measure.environment()
+    if model is not None:
+        environment["model"] = model  # a recipe may not name code, but a resumed run must know that there was some
+    write_json(run_dir / "environment.json", environment)
+    return run_dir
+
+
+@contextmanager
+def recorded(run_dir: Path) -> Iterator[None]:
+    """However the body ends, the run folder says so."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        folder.mark(run_dir, "interrupted")
+        raise
+    except BaseException:
+        folder.mark(run_dir, "failed")
+        raise
+
+
+def build(recipe: Recipe, data: Data, model: str | None) -> nn.Module:
+    """The network, initialised from the run's seed alone."""
+    torch.manual_seed(derive(recipe.train.seed, "init"))
+    if model is not None:
+        network = models.from_name(model, data.input_shape, data.n_outputs)
+    else:
+        told = recipe.model
+        network = models.build(told.name, data.input_shape, data.n_outputs, width=told.width, dropout=told.dropout)
+    if recipe.train.init == "he":
+        he_init_(network)
+    return network
+
+
+def trained_stage(fitted: Fitted, recipe: Recipe, data: Data, task: Task) -> dict[str, Any]:
+    """The trained fp32 network in eager PyTorch: what every candidate is compared with."""
+    model, example = fitted.model, data.normalise(data.test.inputs[:1])
+    profile = measure.profile(model, example)
+    batch = data.normalise(data.train.inputs[: recipe.train.batch_size])
+    threads = torch.get_num_threads()
+    torch.set_num_threads(recipe.ship.threads)
+    try:
+        with training.evaluating(model):
+            latency = measure.latency({"trained": lambda: model(example)})["trained"]
+            speed = measure.throughput(lambda n: _call(model, data.normalise(data.test.inputs[:n])))
+    finally:
+        torch.set_num_threads(threads)
+    valid_score = training.evaluate(model, data.valid, data.normalise, task)[1]
+    return {
+        "name": "trained",
+        "score": training.evaluate(model, data.test, data.normalise, task)[1],
+        "size_bytes": measure.state_size_bytes(model),
+        "latency_ms": latency.p50_ms,
+        "params": profile.params,
+        "macs": profile.macs,
+        "valid_score": valid_score,
+        "latency_p95_ms": latency.p95_ms,
+        "throughput_per_s": speed.items_per_s,
+        "best_batch": speed.batch,
+        "peak_memory_bytes": measure.peak_memory(model, example),
+        "train_peak_memory_bytes": measure.peak_memory(model, batch, train=True),
+        "runtime": "pytorch eager",
+        "threads": recipe.ship.threads,
+    }
+
+
+def _call(model: nn.Module, x: torch.Tensor) -> Any:
+    return lambda: model(x)
+
+
+def deliver(
+    chosen: Candidate, recipe: Recipe, data: Data, task: Task, run_dir: Path
+) -> tuple[Path, Parity, GateError | None]:
+    """Write the artifact of the chosen candidate and prove, on the runtime and the test split, what it computes."""
+    target = run_dir / "artifacts" / chosen.name
+    artifact = ship.save(
+        chosen.proto,
+        target,
+        labels=data.labels,
+        reading=data.reading,
+        task=data.task,
+        name=f"{recipe.name}-{chosen.name}",
+        preprocessing=describe_preprocessing(data.normalise),
+        source={"recipe": recipe.name, "run": run_dir.name, "stage": chosen.name},
+    )
+    parity = ship.parity(
+        ship.torch_reference(chosen.model, data.normalise),
+        ship.session(artifact.model_path, threads=recipe.ship.threads),
+        data.test,
+        task,
+        batches=recipe.ship.batches,
+        tolerance=recipe.ship.parity_tolerance if chosen.exact else None,
+        max_score_drop=recipe.ship.parity_max_score_drop,
+    )
+    try:
+        ship.gate(artifact, parity)
+    except GateError as failure:
+        return target, parity, failure
+    return target, parity, None

@@ -1,0 +1,131 @@
+"""The recipe as a whole: the parts of all rooms in one frozen dataclass, built in or from a file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from dimwise import recipe as machinery
+from dimwise.data.augment import AugmentConfig
+from dimwise.data.config import DataConfig
+from dimwise.errors import RecipeError, nearest
+from dimwise.fold.distill import DistillConfig
+from dimwise.fold.prune import PruneConfig
+from dimwise.fold.quantize import QuantizeConfig
+from dimwise.models.config import ModelConfig
+from dimwise.recipe import config
+from dimwise.ship.config import ShipConfig
+from dimwise.train.config import TrainConfig
+
+
+@config
+class Budget:
+    """What the chosen candidate may cost, and what it must keep. Zero means no limit."""
+
+    drop: Annotated[float, Field(ge=0, le=1)] = 0.005
+    """Validation score a candidate may lose against the trained model, 0 to 1. Default: half a point."""
+    latency_ms: Annotated[float, Field(ge=0)] = 0.0
+    """Upper limit of the median latency at batch 1, in milliseconds. Default: none."""
+    size_bytes: Annotated[int, Field(ge=0)] = 0
+    """Upper limit of the artifact's model file. Default: none."""
+    prefer: Literal["latency", "size"] = "latency"
+    """What to minimise among the candidates that meet the limits; the other breaks ties. Default: latency."""
+
+
+@config
+class FoldPlan:
+    """Which folds are tried, and how each is done."""
+
+    candidates: tuple[str, ...] = ("quantize", "prune", "prune+quantize", "distill", "distill+quantize")
+    """Folds in the order in which they are applied, joined by '+'. The unfolded model is always a candidate."""
+    distill: DistillConfig = DistillConfig()
+    prune: PruneConfig = PruneConfig()
+    quantize: QuantizeConfig = QuantizeConfig()
+
+    def __post_init__(self) -> None:
+        for candidate in self.candidates:
+            words = candidate.split("+")
+            wrong = next((w for w in words if w not in ("distill", "prune", "quantize")), None)
+            if wrong is not None:
+                raise ValueError(
+                    f"a known fold instead of {wrong!r} (distill, prune, quantize); "
+                    + nearest(wrong, ("distill", "prune", "quantize"))
+                )
+            if "quantize" in words[:-1]:
+                raise ValueError(f"quantize as the last fold of {candidate!r}: the others need float weights")
+
+
+@config
+class Recipe:
+    """Everything a run does."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)] = "recipe"
+    """Names the run folder: letters, digits, '_', '.', '-'."""
+    summary: str = ""
+    """One sentence for the list of recipes."""
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+    fold: FoldPlan = FoldPlan()
+    budget: Budget = Budget()
+    ship: ShipConfig = ShipConfig()
+
+
+def recipes() -> dict[str, str]:
+    """Name -> summary of the recipes that come with dimwise, in the order of the list.
+
+    Example:
+        >>> "digits" in recipes()
+        True
+    """
+    found = {}
+    for entry in sorted(_builtin().iterdir(), key=lambda e: e.name):
+        if entry.name.endswith(".toml"):
+            tree = machinery.parse(entry.read_text("utf-8"), entry.name)
+            found[entry.name.removesuffix(".toml")] = str(tree.get("summary", ""))
+    return found
+
+
+def load(name_or_path: str | Path, settings: Sequence[str] = ()) -> Recipe:
+    """A built-in recipe by name, or one from a TOML file, with ``key=value`` settings applied.
+
+    Raises:
+        RecipeError: for an unknown name, an unreadable file, a wrong key or value.
+
+    Example:
+        >>> load("digits", ["train.epochs=3"]).train.epochs
+        3
+    """
+    text, source = _text(str(name_or_path))
+    tree = machinery.override(machinery.parse(text, source), settings)
+    tree.setdefault("name", Path(source).stem)
+    return machinery.build(Recipe, tree, source)
+
+
+def _text(name: str) -> tuple[str, str]:
+    known = recipes()
+    if name in known:
+        return (_builtin() / f"{name}.toml").read_text("utf-8"), f"recipe {name}"
+    path = Path(name)
+    if path.is_dir() and (path / "recipe.toml").is_file():
+        path = path / "recipe.toml"
+    if path.suffix != ".toml" and not path.is_file():
+        raise RecipeError(
+            f"unknown recipe {name!r}",
+            expected="a .toml file or one of: " + ", ".join(known),
+            next_step=nearest(name, known),
+        )
+    try:
+        return path.read_text("utf-8"), str(path)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
+        raise RecipeError(f"cannot read recipe {name}: {reason}", next_step="dimwise recipe list") from None
+
+
+def _builtin() -> resources.abc.Traversable:
+    return resources.files("dimwise") / "recipes"

@@ -1,0 +1,72 @@
+"""``dimwise predict``: an artifact at work; torch is never loaded.
+
+The one command that is parsed by argparse: it answers in half a second, of which typer would take a third.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from dimwise.cli import _out
+from dimwise.errors import UserError, nearest
+
+_EXAMPLE = """\
+Examples:
+    dimwise predict runs/20260131-091500-digits-a1b2/artifacts/quantize seven.png --top 3
+    dimwise predict model/ *.png --json
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        hint = ""
+        if message.startswith("unrecognized arguments: "):
+            word = message.removeprefix("unrecognized arguments: ").split()[0]
+            message, hint = f"no such option '{word}'", nearest(word, ["--top", "--json", "--help"]) + " "
+        raise UserError(f"predict: {message}", next_step=f"{hint}See: dimwise predict --help.".strip())
+
+
+def parser() -> argparse.ArgumentParser:
+    """What may be said after ``dimwise predict``."""
+    made = _Parser(
+        prog="dimwise predict",
+        description="Classify files with an artifact, with onnxruntime alone.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    made.add_argument("artifact", metavar="ARTIFACT", type=Path, help="the artifact's folder, as in RUN/artifacts/NAME")
+    made.add_argument("files", metavar="FILE", nargs="+", type=Path, help="images, .npy or .npz arrays, or .csv tables")
+    made.add_argument("--top", metavar="K", type=_count, default=1, help="how many classes to name (default: 1)")
+    made.add_argument("--json", action="store_true", help="print one JSON object as the last line of standard output")
+    return made
+
+
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a count of at least 1")
+    return int(text)
+
+
+def main(words: Sequence[str]) -> int:
+    """Parse, predict, print; returns the exit code."""
+    try:
+        said = parser().parse_args(list(words))
+    except SystemExit:  # --help has been printed
+        return 0
+    from dimwise.ship.predictor import predict
+
+    found = predict(said.artifact, said.files, top=said.top)
+    if said.json:
+        _out.emit({"artifact": str(said.artifact), "predictions": found})
+    else:
+        _show(found)
+    return 0
+
+
+def _show(found: list[dict[str, Any]]) -> None:
+    for row in found:
+        print(row)
