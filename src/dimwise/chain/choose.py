@@ -24,7 +24,8 @@ def choose(
         budget: limits; 0 means none.
 
     Returns:
-        (chosen, name -> reason, failure). When none meets the budget the nearest one is chosen and the failure names it.
+        (chosen, name -> reason, failure). When none meets the budget the nearest one is chosen and
+        the failure names it.
     """
     excesses = {c.name: excess(c, float(trained["valid_score"]), budget) for c in found}
     meeting = [c for c in found if not excesses[c.name]]

@@ -115,7 +115,7 @@ def summary(told: Mapping[str, Any], failure: DimwiseError | None) -> str:
         >>> row = {"score": 0.9, "size_bytes": 100, "latency_ms": 1.0}
         >>> told = {"chosen": "b", "stages": [{"name": "a"} | row, {"name": "b"} | row | {"size_bytes": 25}]}
         >>> summary(told | {"score": {"name": "accuracy", "value": 0.9, "n": 10}}, None)
-        'b: accuracy 0.9000 on 10 test samples, 4.0× smaller and 1.0× faster than the trained network, 0.00 points lost.'
+        'b: accuracy 0.9000 on 10 test samples, 4.0× smaller and 1.0× faster than the trained network, ...'
     """
     trained = told["stages"][0]
     chosen = next(s for s in told["stages"] if s["name"] == told["chosen"])

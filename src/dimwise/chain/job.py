@@ -14,23 +14,22 @@ from torch import nn
 
 from dimwise import measure, models, ship
 from dimwise import recipe as machinery
-from dimwise import train as training
 from dimwise.chain import candidates as folding
 from dimwise.chain import choose, facts, pictures
 from dimwise.chain.candidates import Candidate
 from dimwise.chain.recipe import Recipe
 from dimwise.data import load as load_data
 from dimwise.data.sets import Data
-from dimwise.errors import DimwiseError, GateError, RunError
+from dimwise.errors import DimwiseError, GateError
 from dimwise.models.init import he_init_
 from dimwise.progress import SILENT, Progress
 from dimwise.runs import folder
 from dimwise.runs.atomic import write_json, write_text
 from dimwise.seeds import derive
-from dimwise.tasks import Task, get
 from dimwise.ship import Parity
 from dimwise.ship.artifact import describe as describe_preprocessing
-from dimwise.train import Fitted
+from dimwise.tasks import Task, get
+from dimwise.train import Fitted, evaluate, evaluating, fit
 
 
 @dataclass(frozen=True)
@@ -97,9 +96,7 @@ def run(
             task = get(data.task, label_smoothing=recipe.train.label_smoothing)
         with clock("train"):
             network = build(recipe, data, model)
-            fitted = training.fit(
-                network, data, task, recipe.train, augment=recipe.augment, run_dir=run_dir, progress=progress
-            )
+            fitted = fit(network, data, task, recipe.train, augment=recipe.augment, run_dir=run_dir, progress=progress)
         with clock("fold"), progress.stage("fold", len(recipe.fold.candidates) + 1) as bar:
             found: list[Candidate] = []
             for candidate in folding.make(fitted.model, recipe, data, task, model, progress):
@@ -169,15 +166,15 @@ def trained_stage(fitted: Fitted, recipe: Recipe, data: Data, task: Task) -> dic
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.ship.threads)
     try:
-        with training.evaluating(model):
+        with evaluating(model):
             latency = measure.latency({"trained": lambda: model(example)})["trained"]
             speed = measure.throughput(lambda n: _call(model, data.normalise(data.test.inputs[:n])))
     finally:
         torch.set_num_threads(threads)
-    valid_score = training.evaluate(model, data.valid, data.normalise, task)[1]
+    valid_score = evaluate(model, data.valid, data.normalise, task)[1]
     return {
         "name": "trained",
-        "score": training.evaluate(model, data.test, data.normalise, task)[1],
+        "score": evaluate(model, data.test, data.normalise, task)[1],
         "size_bytes": measure.state_size_bytes(model),
         "latency_ms": latency.p50_ms,
         "params": profile.params,

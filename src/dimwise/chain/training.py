@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dimwise import train as training
-from dimwise.chain.recipe import Recipe, load
 from dimwise.chain.job import Clock, begin, build, recorded
+from dimwise.chain.recipe import Recipe, load
 from dimwise.data import load as load_data
 from dimwise.errors import RunError
 from dimwise.progress import SILENT, Progress
@@ -17,6 +16,7 @@ from dimwise.recipe import as_dict
 from dimwise.runs import folder
 from dimwise.runs.atomic import write_json
 from dimwise.tasks import get
+from dimwise.train import evaluate, fit
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def _train(
             data = load_data(recipe.data, data_dir, progress=progress)
             task = get(data.task, label_smoothing=recipe.train.label_smoothing)
         with clock("train"):
-            fitted = training.fit(
+            fitted = fit(
                 build(recipe, data, model),
                 data,
                 task,
@@ -84,7 +84,7 @@ def _train(
                 resume=resume,
             )
         with clock("test"):
-            score = training.evaluate(fitted.model, data.test, data.normalise, task)[1]
+            score = evaluate(fitted.model, data.test, data.normalise, task)[1]
         told = {
             "run": str(run_dir),
             "score": {"name": task.score_name, "value": score, "n": len(data.test)},
