@@ -1,0 +1,29 @@
+"""``make bench``: every benchmark, one after the other, each writing its record; then the README's tables.
+
+python benchmarks/run.py [NAME ...]      only those
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+NAMES = ("startup", "digits", "overhead", "mnist", "cifar10")
+
+
+def main() -> int:
+    failed = []
+    for name in sys.argv[1:] or NAMES:
+        print(f"== {name}", flush=True)
+        if subprocess.run([sys.executable, str(HERE / f"{name}.py")]).returncode:
+            failed.append(name)
+    subprocess.run([sys.executable, str(HERE / "tables.py"), "--write"], check=True)
+    if failed:
+        print("failed:", ", ".join(failed))
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
