@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from dimwise.cli import _out
-from dimwise.cli._typer import DataDir, Json, Quiet, group
+from dimwise.cli._typer import DataDir, Json, Quiet, Settings, group
+
+if TYPE_CHECKING:
+    from dimwise.data.config import DataConfig
 
 app = group("List, fetch and describe data sets.")
-
-_OWN = {
-    "npz": "arrays in an .npz file",
-    "folder": "a folder of images, one sub-folder a class",
-    "csv": "a table with a target column",
-}
 
 
 @app.command("list")
@@ -26,40 +24,23 @@ def list_sets(data_dir: DataDir = None, as_json: Json = False) -> int:
     Example:
       dimwise data list
     """
-    from dimwise.data import SOURCES, data_folder
-    from dimwise.data.fetch import DOWNLOADS
-    from dimwise.data.find import where
+    from dimwise.data.describe import list_sources
 
-    folder = data_folder(data_dir)
-    rows = []
-    for name in SOURCES:
-        place = where(name, folder)
-        download = DOWNLOADS.get(name)
-        rows.append(
-            {
-                "name": name,
-                "place": None if place is None else str(place),
-                "built_in": name not in _OWN and download is None,
-                "download_bytes": None if download is None else download.size_bytes,
-            }
-        )
+    found = list_sources(data_dir)
     if as_json:
-        _out.emit({"data_dir": str(folder), "sets": rows})
+        _out.emit(found)
     else:
-        _out.table(["set", "where"], [(row["name"], _place_text(row)) for row in rows])
+        _out.table(["set", "what", "where"], [(row["name"], row["what"], _place_text(row)) for row in found])
     return 0
 
 
 def _place_text(row: dict[str, Any]) -> str:
     from dimwise.view import units
 
-    if row["name"] in _OWN:
-        return f"your own: {_OWN[row['name']]}, named by data.path"
-    if row["built_in"]:
-        return "comes with dimwise"
-    if row["place"]:
-        return str(row["place"])
-    return f"not here; {units.bytes_text(row['download_bytes'])} with: dimwise data fetch {row['name']}"
+    if row["found"] is None:
+        return "your own"
+    size = units.bytes_text(row["download_bytes"])
+    return row["found"] or f"not here; {size} with: dimwise data fetch {row['name']}"
 
 
 @app.command()
@@ -80,3 +61,95 @@ def fetch(
     for name in names:
         print(f"{name}: {fetch_set(name, data_dir, progress=SILENT if quiet else Terminal())}")
     return 0
+
+
+@app.command()
+def describe(
+    name: Annotated[
+        str, typer.Argument(help="A recipe, a set of `dimwise data list`, or a .csv, .npz or image folder.")
+    ],
+    sheet: Annotated[
+        Path | None, typer.Option("--sheet", metavar="FILE.png", help="Also draw the first images of each class.")
+    ] = None,
+    settings: Settings = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+    quiet: Quiet = False,
+) -> int:
+    """Describe a data set as a run would see it: counts, shapes, class balance, mean and deviation.
+
+    \b
+    Examples:
+      dimwise data describe cifar10 --sheet cifar10.png
+      dimwise data describe titanic.csv --set data.target=Survived
+    """
+    from dimwise.data import describe as describing
+    from dimwise.data import load
+    from dimwise.progress import SILENT, Terminal
+
+    data = load(_config(name, settings or []), data_dir, progress=SILENT if quiet else Terminal())
+    told = describing.describe(data)
+    if sheet is not None:
+        told["sheet"] = str(describing.contact_sheet(data, sheet))
+    if as_json:
+        _out.emit(told)
+    else:
+        _show(told)
+    return 0
+
+
+def _config(name: str, settings: list[str]) -> DataConfig:
+    """The ``[data]`` part that a name stands for."""
+    from dimwise import chain, recipe
+    from dimwise.data import SOURCES
+
+    path = Path(name)
+    own = {".csv": "csv", ".npz": "npz"}.get(path.suffix)
+    if path.is_dir() and not (path / "recipe.toml").is_file():
+        own = "folder"
+    if name in chain.recipes() or (name not in SOURCES and own is None):
+        return chain.load(name, settings).data
+    tree: dict[str, Any] = {
+        "data": {"source": name} if name in SOURCES else {"source": own, "path": str(path.resolve())}
+    }
+    return recipe.build(chain.Recipe, recipe.override(tree, settings), name).data
+
+
+def _show(told: dict[str, Any]) -> None:
+    raw = told["input"]
+    shape = "×".join(map(str, raw["shape"]))
+    facts = {
+        "name": told["name"],
+        "task": told["task"],
+        "input": f"{shape} {raw['dtype']}, {raw['min']:.4g} to {raw['max']:.4g}",
+        "mean": _few(raw["mean"]),
+        "deviation": _few(raw["std"]),
+    }
+    if told["imbalance"] is not None:
+        facts["imbalance"] = f"{told['imbalance']:.2f} (largest class / smallest, in train)"
+    if "sheet" in told:
+        facts["sheet"] = told["sheet"]
+    _out.pairs(facts)
+    print()
+    splits = told["splits"]
+    rows: list[tuple[Any, ...]]
+    if "classes" in splits["train"]:
+        header = ["class", *splits]
+        rows = [(label, *(split["classes"][label] for split in splits.values())) for label in told["labels"]]
+    else:
+        header = ["target: mean ± deviation", *splits]
+        rows = [(label, *(_spread(split["targets"][label]) for split in splits.values())) for label in told["labels"]]
+    rows.append(("inputs", *(split["n"] for split in splits.values())))
+    _out.table(header, rows, right=list(splits))
+    for note in told["notes"]:
+        print(f"note: {note}")
+
+
+def _few(values: list[float]) -> str:
+    """Up to six numbers; a table of a hundred columns would fill the screen (``--json`` has them all)."""
+    shown = ", ".join(f"{value:.4g}" for value in values[:6])
+    return shown if len(values) <= 6 else f"{shown}, … ({len(values)} in all)"
+
+
+def _spread(target: dict[str, float]) -> str:
+    return f"{target['mean']:.4g} ± {target['std']:.4g}"

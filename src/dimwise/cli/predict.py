@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     )
     made.add_argument("artifact", metavar="ARTIFACT", type=Path, help="the artifact's folder, as in RUN/artifacts/NAME")
     made.add_argument("files", metavar="FILE", nargs="+", type=Path, help="images, .npy or .npz arrays, or .csv tables")
-    made.add_argument("--top", metavar="K", type=_count, default=1, help="how many classes to name (default: 1)")
+    made.add_argument("--top", metavar="K", type=_count, default=3, help="how many classes to name (default: 3)")
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line of standard output")
     return made
 
@@ -68,5 +68,21 @@ def main(words: Sequence[str]) -> int:
 
 
 def _show(found: list[dict[str, Any]]) -> None:
+    several = {row["file"] for row in found if row["index"] > 0}
     for row in found:
-        print(row)
+        file = f"{row['file']}[{row['index']}]" if row["file"] in several else row["file"]
+        print(f"{file}  {_answer(row)}")
+
+
+def _answer(row: dict[str, Any]) -> str:
+    """One line: the class and its probability, then the next ones; or all that apply; or the values."""
+    if "values" in row:
+        return "  ".join(f"{label} {value:.6g}" for label, value in row["values"].items())
+    if "labels" in row:
+        said = (f"{label} ({_percent(row['probabilities'][label])})" for label in row["labels"])
+        return ", ".join(said) or "none"
+    return ", ".join(f"{entry['label']} ({_percent(entry['probability'])})" for entry in row["top"])
+
+
+def _percent(probability: float) -> str:
+    return f"{100 * probability:.1f} %"
