@@ -109,7 +109,7 @@ def mix(
         inputs, share = _paste(inputs, inputs[partner], share, generator)
     else:
         values = inputs if inputs.is_floating_point() else inputs.float()
-        inputs = torch.lerp(values[partner], values, share)  # λx + (1−λ)x'
+        inputs = torch.lerp(values, values[partner], 1 - share)  # λx + (1−λ)x'
     return inputs, share * targets + (1 - share) * targets[partner]
 
 
@@ -161,7 +161,8 @@ def _cut_out(inputs: Tensor, side: int, generator: torch.Generator) -> Tensor:
     down = torch.arange(height, device=inputs.device) - top[:, None]  # (B, H) distance from the upper edge
     right = torch.arange(width, device=inputs.device) - left[:, None]  # (B, W)
     in_rows, in_columns = (down >= 0) & (down < side), (right >= 0) & (right < side)
-    return inputs.masked_fill((in_rows[:, :, None] & in_columns[:, None, :])[:, None], 0)  # mask (B, 1, H, W)
+    square = (in_rows[:, :, None] & in_columns[:, None, :])[:, None]  # (B, 1, H, W)
+    return torch.where(square, torch.zeros((), dtype=inputs.dtype, device=inputs.device), inputs)
 
 
 def _paste(inputs: Tensor, others: Tensor, share: float, generator: torch.Generator) -> tuple[Tensor, float]:

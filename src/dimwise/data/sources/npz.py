@@ -81,10 +81,11 @@ def arrays(path: Path) -> dict[str, Array]:
         DataError: not an ``.npz``, damaged, or with Python objects inside.
     """
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            found = np.load(file, allow_pickle=False)
+            if isinstance(found, np.ndarray):
                 raise DataError(f"{path} is a single array", expected="an .npz, as numpy.savez writes")
-            return {key: file[key] for key in file.files}
+            return {key: found[key] for key in found.files}
     except ValueError as error:
         if "allow_pickle" not in str(error) and "Object arrays" not in str(error):
             raise DataError(f"{path} cannot be read ({error})", expected="an .npz, as numpy.savez writes") from None
