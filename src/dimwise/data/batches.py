@@ -6,9 +6,11 @@ Tensors in memory are gathered a few megabytes at a time and handed out as views
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+import random
+from collections.abc import Callable, Iterator, Sized
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
@@ -56,6 +58,10 @@ class TensorBatches:
         shuffle: a new order each epoch; without it the order of the rows.
         augmentation: what happens to a batch on its way, or None.
         n_classes: width of mixed targets, needed for MixUp and CutMix of integer labels.
+        prepare: applied to a few megabytes of gathered rows at a time, for inputs too large to normalise at once.
+
+    Raises:
+        DataError: no rows, or not as many targets as inputs.
 
     Example:
         >>> x, y = torch.arange(5.0).view(5, 1), torch.arange(5)
@@ -74,13 +80,15 @@ class TensorBatches:
         shuffle: bool = True,
         augmentation: AugmentConfig | None = None,
         n_classes: int = 0,
+        prepare: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         if len(inputs) != len(targets) or len(inputs) == 0:
             raise DataError(
                 f"{len(inputs)} inputs and {len(targets)} targets", expected="as many of both, at least one"
             )
         # Rows are gathered along the first dimension of memory; images in channels-last order keep it.
-        self._last = inputs.dim() == 4 and not inputs.is_contiguous()
+        channels_last = inputs.dim() == 4 and inputs.is_contiguous(memory_format=torch.channels_last)
+        self._last = channels_last and not inputs.is_contiguous()
         self._inputs = inputs.permute(0, 2, 3, 1).contiguous() if self._last else inputs.contiguous()
         self._targets = targets
         self._size = batch_size
@@ -89,6 +97,7 @@ class TensorBatches:
         active = augmentation is not None and augmentation != AugmentConfig()
         self._augmentation = augmentation if active else None
         self._n_classes = n_classes
+        self._prepare = prepare
         n = len(targets)
         self._n_used = n - 1 if n > 1 and batch_size > 1 and n % batch_size == 1 else n
         row_bytes = self._inputs[0].numel() * self._inputs.element_size()
@@ -117,6 +126,8 @@ class TensorBatches:
             inputs = self._inputs.index_select(0, block)
             if self._last:
                 inputs = inputs.permute(0, 3, 1, 2)  # (B, H, W, C) in memory, (B, C, H, W) by index
+            if self._prepare is not None:
+                inputs = self._prepare(inputs)
             pairs = zip(inputs.split(self._size), self._targets.index_select(0, block).split(self._size), strict=True)
             if self._augmentation is None:
                 yield from pairs
@@ -137,14 +148,19 @@ class TensorBatches:
 class LoaderBatches:
     """Batches of somebody else's ``Dataset`` or ``DataLoader``.
 
-    Before each epoch PyTorch's generator is seeded from (seed, epoch), so shuffling and random transforms in the
-    main process repeat; a resumed epoch skips its first batches by reading them.
+    Before each epoch and each batch the generators of PyTorch, NumPy and Python are seeded from (seed, epoch, batch),
+    so shuffling and random transforms in the main process repeat, and so do those in workers that live for one
+    epoch. A resumed epoch skips its first batches by reading them.
 
     Args:
-        source: a ``Dataset`` (shuffled here) or a ``DataLoader`` (taken as it is) of (input, target) pairs.
+        source: a ``Dataset`` (shuffled here; as with tensors a single left-over sample is left out) or a
+            ``DataLoader`` (taken as it is) of (input, target) pairs.
         batch_size: for a ``Dataset``.
         seed: rules the order.
         device: where the batches go.
+
+    Raises:
+        DataError: no batches, no length, or batches that are no pairs of tensors.
     """
 
     def __init__(
@@ -153,27 +169,67 @@ class LoaderBatches:
         if isinstance(source, DataLoader):
             self._loader: DataLoader[Any] = source
         else:
-            self._loader = DataLoader(source, batch_size=batch_size, shuffle=isinstance(source, Sized))
+            n = len(source) if isinstance(source, Sized) else 0
+            lonely = n > 1 and batch_size > 1 and n % batch_size == 1
+            self._loader = DataLoader(source, batch_size=batch_size, shuffle=n > 0, drop_last=lonely)
+        try:
+            self._n_batches = len(self._loader)
+        except TypeError:
+            raise DataError(
+                f"{type(self._loader.dataset).__name__} does not know how many samples it has",
+                expected="a Dataset with a length",
+                next_step="Give it a __len__, or pass tensors.",
+            ) from None
+        if self._n_batches == 0:
+            raise DataError(
+                "the loader has no batches", expected="at least one", next_step="With drop_last, lower its batch size."
+            )
         self._seed = seed
         self._device = device
 
     @property
     def n_batches(self) -> int:
         """Batches in one epoch."""
-        return len(self._loader)
+        return self._n_batches
 
     @property
     def n_samples(self) -> int:
-        """Samples in one epoch."""
-        return len(self._loader.dataset) if isinstance(self._loader.dataset, Sized) else 0
+        """Samples in one epoch; 0 when the loader does not say."""
+        if self._loader.drop_last and self._loader.batch_size:
+            return self._n_batches * self._loader.batch_size
+        rows = next((s for s in (self._loader.sampler, self._loader.dataset) if isinstance(s, Sized)), ())
+        return len(rows)
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch from number ``start`` on."""
-        torch.manual_seed(derive(self._seed, "loader", epoch))
-        if self._loader.generator is not None:
-            self._loader.generator.manual_seed(derive(self._seed, "loader", epoch))
-        for number, batch in enumerate(self._loader):
-            if not (isinstance(batch, (list, tuple)) and len(batch) == 2):
-                raise DataError(f"the loader yields {type(batch).__name__}", expected="pairs (inputs, targets)")
+        self._seed_order(epoch)
+        batches = iter(self._loader)
+        for number in range(self._n_batches):
+            _seed_all(derive(self._seed, "loader", epoch, number))
+            batch = next(batches, None)
+            if batch is None:
+                raise DataError(f"the loader ended after {number} batches", expected=f"{self._n_batches}, its length")
+            pair = isinstance(batch, (list, tuple)) and len(batch) == 2 and all(isinstance(b, Tensor) for b in batch)
+            if not pair:
+                raise DataError(
+                    f"the loader yields {type(batch).__name__}", expected="pairs of tensors (inputs, targets)"
+                )
             if number >= start:
                 yield batch[0].to(self._device), batch[1].to(self._device)
+
+    def _seed_order(self, epoch: int) -> None:
+        seed = derive(self._seed, "loader", epoch)
+        _seed_all(seed)
+        own = (self._loader.generator, getattr(self._loader.sampler, "generator", None))
+        for generator in own:
+            if isinstance(generator, torch.Generator):
+                generator.manual_seed(seed)
+        set_epoch = getattr(self._loader.sampler, "set_epoch", None)  # PyTorch's distributed sampler
+        if set_epoch is not None:
+            set_epoch(epoch)
+
+
+def _seed_all(seed: int) -> None:
+    torch.manual_seed(seed)
+    np.random.seed(seed & 0xFFFFFFFF)  # noqa: NPY002 - other people's transforms draw from the global generator
+    random.seed(seed)

@@ -57,28 +57,62 @@ def save(folder: Path, moving: Moving, best: dict[str, Tensor], counters: dict[s
     Raises:
         RunError: when the disk is full or not writable; the previous generation is intact.
     """
-    previous = _read_manifest(folder)["generations"] if (folder / "manifest.json").is_file() else []
-    step = moving.step
+    previous = _generations(folder)
+    try:
+        files = _write_files(folder, moving, best, counters["best_step"], previous)
+        if moving.scaler is not None:
+            counters = counters | {"scaler": moving.scaler.state_dict()}
+        # A generation with more steps is one that proved damaged when the run was resumed.
+        kept = [g for g in previous if g["step"] < moving.step][:1]
+        generations = [{"step": moving.step, "files": files, "counters": counters}, *kept]
+        write_json(folder / "manifest.json", _spelt({"format": FORMAT, "generations": generations}))
+        _link(folder / files["last"]["file"], folder / "last.safetensors")
+        _link(folder / files["best"]["file"], folder / "best.safetensors")
+    except RunError as error:
+        whole = _generations(folder)
+        _remove_all_but(whole, folder)  # on a full disk, half a generation is in the way
+        intact = f"The checkpoint of step {whole[0]['step']} is intact: resume from it." if whole else ""
+        raise RunError(error.what, next_step=f"{error.next_step} {intact}".strip()) from error
+    _remove_all_but(generations, folder)
+
+
+def exists(folder: Path) -> bool:
+    """Whether a checkpoint was ever completed there."""
+    return (folder / "manifest.json").is_file()
+
+
+def _write_files(
+    folder: Path, moving: Moving, best: dict[str, Tensor], best_step: int, previous: list[dict[str, Any]]
+) -> dict[str, Any]:
     files = {
-        "last": _write(folder, f"last-{step:08d}.safetensors", moving.model.state_dict()),
-        "state": _write(folder, f"state-{step:08d}.safetensors", _state_tensors(moving)),
+        "last": _write(folder, f"last-{moving.step:08d}.safetensors", moving.model.state_dict()),
+        "state": _write(folder, f"state-{moving.step:08d}.safetensors", _state_tensors(moving)),
     }
-    best_name = f"best-{counters['best_step']:08d}.safetensors"
-    old_best = previous[0]["files"]["best"] if previous else None
-    same = old_best is not None and old_best["file"] == best_name and (folder / best_name).is_file()
-    files["best"] = old_best if same else _write(folder, best_name, best)
-    counters = dict(counters)
-    if moving.scaler is not None:
-        counters["scaler"] = moving.scaler.state_dict()
-    kept = [g for g in previous if g["step"] != step][:1]
-    generations = [{"step": step, "files": files, "counters": counters}, *kept]
-    write_json(folder / "manifest.json", {"format": FORMAT, "generations": generations})
-    _link(folder / files["last"]["file"], folder / "last.safetensors")
-    _link(folder / files["best"]["file"], folder / "best.safetensors")
+    name = f"best-{best_step:08d}.safetensors"
+    old = next((g["files"]["best"] for g in previous if g["files"]["best"]["file"] == name), None)
+    # Reading the file back is cheaper than a synced write, and a damaged one is not handed on.
+    if old is None or _verified(folder / name, old["sha256"]) is None:
+        old = _write(folder, name, best)
+    files["best"] = old
+    return files
+
+
+def _remove_all_but(generations: list[dict[str, Any]], folder: Path) -> None:
     used = {f["file"] for g in generations for f in g["files"].values()}
-    for path in folder.glob("*-????????.safetensors"):
+    for path in folder.glob("*-*.safetensors"):
         if path.name not in used:
-            path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # a file too many harms nobody; the next save tries again
+                path.unlink()
+
+
+def _spelt(manifest: dict[str, Any]) -> dict[str, Any]:
+    """NaN and infinity, for which JSON has no word, as {"number": "NaN"}; :func:`_unspelt` reads them back."""
+    spelt: dict[str, Any] = json.loads(json.dumps(manifest), parse_constant=lambda word: {"number": word})
+    return spelt
+
+
+def _unspelt(pairs: dict[str, Any]) -> Any:
+    return float(pairs["number"]) if pairs.keys() == {"number"} else pairs
 
 
 def load(folder: Path) -> Checkpoint:
@@ -87,12 +121,12 @@ def load(folder: Path) -> Checkpoint:
     Raises:
         RunError: when there is none.
     """
-    if not (folder / "manifest.json").is_file():
+    if not exists(folder):
         raise RunError(
             f"no checkpoint in {folder.parent.name}", next_step="The run was stopped before its first one: train again."
         )
     skipped: list[str] = []
-    for generation in _read_manifest(folder)["generations"]:
+    for generation in _generations(folder):
         parts = {}
         for part, entry in generation["files"].items():
             data = _verified(folder / entry["file"], entry["sha256"])
@@ -130,7 +164,7 @@ def restore(moving: Moving, checkpoint: Checkpoint) -> None:
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:  # fused kernels read state in the memory order of the parameter
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
-        moving.optimizer.state[parameter][key] = value
+        moving.optimizer.state[parameter][key] = value.to(parameter.device)
     if moving.average is not None:
         moving.average.load({k[8:]: v for k, v in checkpoint.state.items() if k.startswith("average/")})
     if moving.scaler is not None and "scaler" in checkpoint.counters:
@@ -191,13 +225,14 @@ def _link(source: Path, name: Path) -> None:
         raise run_error(name, error) from error
 
 
-def _read_manifest(folder: Path) -> dict[str, Any]:
-    path = folder / "manifest.json"
+def _generations(folder: Path) -> list[dict[str, Any]]:
+    if not exists(folder):
+        return []
     try:
-        manifest = json.loads(path.read_text())
+        manifest = json.loads((folder / "manifest.json").read_text(), object_hook=_unspelt)
         if manifest["format"] == FORMAT and isinstance(manifest["generations"], list):
-            return manifest
-    except (ValueError, KeyError, TypeError):
+            return manifest["generations"]
+    except (OSError, ValueError, KeyError, TypeError):
         pass
     raise RunError(
         f"{folder.parent.name}/checkpoints/manifest.json cannot be read",

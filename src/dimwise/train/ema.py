@@ -24,12 +24,12 @@ class WeightAverage:
 
     def __init__(self, model: nn.Module, decay: float) -> None:
         self._decay = decay
-        self._live = {k: v for k, v in model.state_dict(keep_vars=True).items()}
+        self._live: dict[str, Tensor] = dict(model.state_dict(keep_vars=True))
         self._average = {k: v.detach().clone() for k, v in self._live.items()}
-        floating = [k for k, v in self._live.items() if v.is_floating_point()]
+        floating = {k: None for k, v in self._live.items() if v.is_floating_point()}
         self._ours = [self._average[k] for k in floating]
         self._theirs = [self._live[k].detach() for k in floating]
-        self._counters = [k for k in self._live if k not in set(floating)]
+        self._counters = [k for k in self._live if k not in floating]
 
     @torch.no_grad()
     def update(self, step: int) -> None:

@@ -14,11 +14,11 @@ from dimwise.tasks import Task
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode inside, each module's own mode again afterwards."""
+    """Evaluation mode without gradients inside, each module's own mode again afterwards."""
     modes = [(m, m.training) for m in model.modules()]
     model.eval()
     try:
-        with torch.inference_mode():
+        with torch.no_grad():  # not inference mode: what a module caches here must still be fit for training
             yield model
     finally:
         for module, mode in modes:
@@ -43,14 +43,17 @@ def predict_outputs(
         >>> predict_outputs(nn.Identity(), torch.ones(3, 2)).shape
         torch.Size([3, 2])
     """
-    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    device = _device(model)
     found = []
     with evaluating(model):
         for x in inputs.split(batch_size):
-            x = x.to(device)
-            x = normalise(x) if normalise is not None else x
-            found.append(model(x).float().cpu())
+            x = x if normalise is None else normalise(x.to(_device(normalise)))
+            found.append(model(x.to(device)).float().cpu())
     return torch.cat(found)
+
+
+def _device(module: nn.Module) -> torch.device:
+    return next((t.device for t in (*module.parameters(), *module.buffers())), torch.device("cpu"))
 
 
 def evaluate(

@@ -41,7 +41,7 @@ class Step:
     ends_epoch: bool
     x: Tensor
     y: Tensor
-    """The (last) batch of the step, for whoever wants to look at it."""
+    """The last batch of the step, or the one whose loss is not finite, for whoever wants to look at it."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ def steps(
     """Train, one record per optimizer step, from ``moving.step`` to the end of the last epoch.
 
     The record is yielded after the step was taken; gradients are still there to be looked at. A loss that is not
-    finite is yielded *before* its step is taken, so the weights are still the last good ones: stop there.
+    finite is yielded *before* its step is taken, so the parameters are still the last good ones: stop there.
 
     Args:
         moving: model, optimizer and counters; changed in place.
@@ -94,8 +94,8 @@ def steps(
     n_steps = per_epoch * config.epochs
     varying = config.schedule != "constant" or config.warmup_epochs > 0
     lr = config.lr
-    seed_generator = _seeder(parameters[0].device)
-    seed = derive(config.seed, "step")
+    seed_generator = seeder(parameters[0].device)
+    seed = step_seed(config, 0)
     model.train()
     for epoch in range(moving.step // per_epoch, config.epochs):
         within = moving.step - epoch * per_epoch
@@ -106,16 +106,15 @@ def steps(
                     group["lr"] = lr
             seed_generator(seed + moving.step)  # dropout follows from seed and step
             optimizer.zero_grad()
-            loss, n_samples = _backward(model, window, task, arithmetic, scaler, step_function, parameters)
-            x, y = window[-1]
+            loss, n_samples, x, y = _backward(model, window, task, arithmetic, scaler, step_function)
             ends_epoch = moving.step + 1 == (epoch + 1) * per_epoch
             record = Step(moving.step, epoch, loss, lr, n_samples, ends_epoch, x, y)
             if loss - loss != 0.0:  # NaN or infinite: the only numbers that differ from themselves so
                 yield record
                 return
+            if scaler is not None:
+                scaler.unscale_(optimizer)  # so that whoever looks at the gradients sees the real ones
             if config.clip_norm:
-                if scaler is not None:
-                    scaler.unscale_(optimizer)
                 torch.nn.utils.clip_grad_norm_(parameters, config.clip_norm, foreach=True)
             if scaler is not None:
                 scaler.step(optimizer)
@@ -135,15 +134,14 @@ def _backward(
     arithmetic: Arithmetic,
     scaler: torch.amp.GradScaler | None,
     step_function: StepFunction,
-    parameters: list[Tensor],
-) -> tuple[float, int]:
-    """Gradients of the mean loss over all samples of the window; returns that loss and the number of samples."""
+) -> tuple[float, int, Tensor, Tensor]:
+    """Gradients of the mean loss over all samples of the window; that loss, their number, the last batch."""
     if len(window) == 1:
         x, y = window[0]
         with arithmetic.context():
             loss = step_function(model, x, y, task)
         (loss if scaler is None else scaler.scale(loss)).backward()
-        return loss.item(), len(y)
+        return loss.item(), len(y), x, y
     # k passes must give the gradient of one pass over all samples, also when the last pass is smaller.
     n_all = sum(len(y) for _, y in window)
     total = 0.0
@@ -152,7 +150,14 @@ def _backward(
             loss = step_function(model, x, y, task) * (len(y) / n_all)
         (loss if scaler is None else scaler.scale(loss)).backward()
         total += loss.item()
-    return total, n_all
+        if total - total != 0.0:
+            break  # this batch is the one to look at
+    return total, n_all, x, y
+
+
+def step_seed(config: TrainConfig, step: int) -> int:
+    """What the generator of dropout is seeded with before step number ``step``."""
+    return derive(config.seed, "step") + step
 
 
 def _windows(pairs: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[list[tuple[Tensor, Tensor]]]:
@@ -170,7 +175,7 @@ def _windows(pairs: Iterator[tuple[Tensor, Tensor]], size: int) -> Iterator[list
         yield window
 
 
-def _seeder(device: torch.device) -> Callable[[int], object]:
+def seeder(device: torch.device) -> Callable[[int], object]:
     """Seeds the generator dropout draws from; 1 µs on the CPU, where ``torch.manual_seed`` takes ten."""
     if device.type == "cuda":
         generator = torch.cuda.default_generators[device.index or 0]

@@ -61,10 +61,9 @@ class Arithmetic:
 
     def inputs(self, x: Tensor) -> Tensor:
         """Inputs in the layout and, for autocast's first operation, the type they will be read in."""
-        if self.precision != "fp32":
+        if self.precision != "fp32" and x.is_floating_point():
             x = x.to(DTYPES[self.precision])
         if x.dim() == 4:
-            # contiguous() calls a one-channel image contiguous in both layouts; the strides decide what kernels see.
             x = x.contiguous(memory_format=self._memory_format)
         return x
 
@@ -138,8 +137,18 @@ def choose(
             trial = _Trial(model, x, y, task, config, arithmetic)
             trial.run(3)
         except RuntimeError:  # a precision this device has no kernel for
+            if arithmetic is candidates[0]:
+                raise  # the plainest must work: this is the model's own error
             continue
         trials.append(trial)
+    _race(trials, budget_s)
+    reference = trials[0].losses[2]  # the first candidate is the plainest: fp32 unless told otherwise
+    rows = [t.row(reference) for t in trials]
+    agreeing = [t for t, row in zip(trials, rows, strict=True) if row["agrees"]] or trials[:1]
+    return Choice(min(agreeing, key=lambda t: t.ms).arithmetic, rows)
+
+
+def _race(trials: list[_Trial], budget_s: float) -> None:
     racing = list(trials)
     deadline = time.perf_counter() + budget_s
     while time.perf_counter() < deadline or len(racing[0].times_ms) < 6:
@@ -147,10 +156,6 @@ def choose(
             trial.run(1)
         limit_ms = 2 * min(t.ms for t in racing)
         racing = [t for t in racing if t is trials[0] or t.ms < limit_ms]  # the hopeless leave the race
-    reference = trials[0].losses[2]  # the first candidate is the plainest: fp32 unless told otherwise
-    rows = [t.row(reference) for t in trials]
-    agreeing = [t for t, row in zip(trials, rows, strict=True) if row["agrees"]]
-    return Choice(min(agreeing, key=lambda t: t.ms).arithmetic, rows)
 
 
 class _Trial:
@@ -160,6 +165,7 @@ class _Trial:
         self, model: nn.Module, x: Tensor, y: Tensor, task: Task, config: TrainConfig, arithmetic: Arithmetic
     ) -> None:
         self.arithmetic = arithmetic
+        torch.manual_seed(0)  # whatever else is random in the network falls alike in all trials
         self._model = copy.deepcopy(model).train()
         for part in self._model.modules():
             if isinstance(part, nn.modules.dropout._DropoutNd):
@@ -215,7 +221,8 @@ def swap_relu_and_pool_(model: nn.Module) -> list[tuple[nn.Sequential, int]]:
     """Turn each (ReLU, MaxPool2d) inside an ``nn.Sequential`` into (MaxPool2d, ReLU), in place.
 
     max(relu(a), relu(b)) = relu(max(a, b)), so outputs and gradients are the same. Parameters keep their names
-    where neither part has any, which is the case here.
+    where neither part has any, which is the case here. Left alone: a Sequential with its own ``forward``, parts with
+    hooks, and pooling that returns indices.
 
     Returns:
         What was swapped, for :func:`unswap_`.
@@ -228,13 +235,19 @@ def swap_relu_and_pool_(model: nn.Module) -> list[tuple[nn.Sequential, int]]:
     """
     swapped = []
     for part in model.modules():
-        if not isinstance(part, nn.Sequential):
+        if not isinstance(part, nn.Sequential) or type(part).forward is not nn.Sequential.forward:
             continue
         for i in range(len(part) - 1):
-            if isinstance(part[i], nn.ReLU) and isinstance(part[i + 1], nn.MaxPool2d):
+            if _may_swap(part[i], part[i + 1]):
                 part[i], part[i + 1] = part[i + 1], part[i]
                 swapped.append((part, i))
     return swapped
+
+
+def _may_swap(first: nn.Module, second: nn.Module) -> bool:
+    if type(first) is not nn.ReLU or type(second) is not nn.MaxPool2d or second.return_indices:
+        return False
+    return not any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (first, second))
 
 
 def unswap_(swapped: list[tuple[nn.Sequential, int]]) -> None:
