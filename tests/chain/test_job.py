@@ -1,0 +1,170 @@
+"""The whole chain on real data, against the contract that scripts rely on."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from dimwise import chain, models, ship
+from dimwise.data import load as load_data
+from dimwise.errors import BudgetError, ModelError, NonFiniteLoss, RunError
+from dimwise.runs import metrics
+from dimwise.tasks import get
+from dimwise.train import evaluate
+
+CONTRACT = {"run", "score", "stages", "chosen", "artifact", "parity", "seconds"}
+STAGE = {"name", "score", "size_bytes", "latency_ms", "params", "macs"}
+
+
+def test_the_result_has_the_contracts_shape(digits_run):
+    told = digits_run.as_dict()
+    assert CONTRACT <= set(told)
+    assert set(told["score"]) == {"name", "value", "n"}
+    assert all(STAGE <= set(stage) for stage in told["stages"])
+    assert [s["name"] for s in told["stages"]] == ["trained", "onnx", "quantize", "prune+quantize", "distill"]
+    assert told["chosen"] in [s["name"] for s in told["stages"][1:]]
+    assert set(told["parity"]) == {"passed", "score_delta", "max_scaled_diff", "batches"}
+    assert told["parity"]["batches"] == [1, 3, 64]
+    assert json.loads(json.dumps(told)) == told
+    assert digits_run.exit_code == 0
+
+
+def test_the_run_folder_holds_what_the_contract_names(digits_run):
+    told = digits_run.as_dict()
+    run = Path(told["run"])
+    for name in ("recipe.toml", "environment.json", "metrics.jsonl", "result.json", "pictures.npz"):
+        assert (run / name).is_file(), name
+    for name in ("last", "best"):
+        assert (run / "checkpoints" / f"{name}.safetensors").is_file()
+    assert json.loads((run / "result.json").read_text())["chosen"] == told["chosen"]
+    assert chain.load(run / "recipe.toml").train.epochs == 12
+    assert [r for r in metrics.read(run / "metrics.jsonl") if r["kind"] == "epoch"][-1]["epoch"] == 11
+
+
+def test_stage_zero_is_the_trained_network_in_eager_pytorch(digits_run):
+    told = digits_run.as_dict()
+    data = load_data(chain.load("digits").data)
+    network = models.build("small_cnn", data.input_shape, data.n_outputs)
+    network.load_state_dict(load_file(Path(told["run"]) / "checkpoints" / "best.safetensors"))
+    score = evaluate(network, data.test, data.normalise, get("classification"))[1]
+    assert told["stages"][0]["score"] == pytest.approx(score)
+    assert told["stages"][0]["params"] == sum(p.numel() for p in network.parameters())
+    assert score > 0.9
+
+
+def test_the_artifact_scores_on_its_runtime_what_the_result_says(digits_run):
+    told = digits_run.as_dict()
+    data = load_data(chain.load("digits").data)
+    artifact = ship.read(told["artifact"])
+    assert artifact.manifest.status == "ok"
+    outputs = ship.session(artifact.model_path).run(data.test.inputs.numpy())
+    score = float((outputs.argmax(1) == data.test.targets.numpy()).mean())
+    assert told["score"]["value"] == pytest.approx(score)
+
+
+def test_folds_make_it_smaller(digits_run):
+    stages = {s["name"]: s for s in digits_run.as_dict()["stages"]}
+    assert stages["quantize"]["size_bytes"] < 0.4 * stages["onnx"]["size_bytes"]
+    assert stages["prune+quantize"]["macs"] < 0.65 * stages["onnx"]["macs"]
+    assert stages["distill"]["params"] < 0.5 * stages["onnx"]["params"]
+
+
+def test_pictures_are_plain_arrays_of_the_test_set(digits_run):
+    with np.load(Path(digits_run.as_dict()["run"]) / "pictures.npz", allow_pickle=False) as pictures:
+        confusion = pictures["confusion"]
+        assert confusion.sum() == digits_run.as_dict()["score"]["n"]
+        assert np.trace(confusion) / confusion.sum() == pytest.approx(digits_run.as_dict()["score"]["value"])
+        assert len(pictures["mistakes_truth"]) == min(24, confusion.sum() - np.trace(confusion))
+        assert pictures["filters"].shape == (32, 1, 3, 3)
+
+
+def test_an_impossible_budget_fails_and_names_the_nearest(tmp_path):
+    settings = ["train.epochs=2", "fold.candidates=['quantize']", "budget.size_bytes=1000", "budget.drop=1.0"]
+    settings.append("ship.parity_max_score_drop=1.0")  # a rounding can move the score of two epochs
+    recipe = chain.load("digits", settings)
+    result = chain.run(recipe, runs_dir=tmp_path)
+    assert isinstance(result.failure, BudgetError)
+    assert result.exit_code == 1
+    assert "The nearest is 'quantize': size is" in str(result.failure)
+    assert result.as_dict()["chosen"] == "quantize"
+
+
+def test_no_fold_better_keeps_the_original(tmp_path):
+    result = chain.run(chain.load("digits", ["train.epochs=2", "fold.candidates=[]"]), runs_dir=tmp_path)
+    assert result.as_dict()["chosen"] == "onnx"
+    assert result.as_dict()["reasons"]["onnx"] == "no fold is better: keep the original"
+    assert result.as_dict()["parity"]["max_scaled_diff"] < 1e-4
+
+
+def test_a_users_own_network_goes_the_whole_way(tmp_path, monkeypatch):
+    (tmp_path / "own_nets.py").write_text(
+        "from torch import nn\n"
+        "def small(input_shape, n_outputs):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    recipe = chain.load("digits", ["train.epochs=3", "fold.candidates=['quantize']"])
+    result = chain.run(recipe, runs_dir=tmp_path / "runs", model="own_nets:small")
+    assert result.as_dict()["stages"][0]["params"] == 64 * 32 + 32 + 32 * 10 + 10
+    with pytest.raises(RunError, match="own_nets:small"):
+        chain.resume(result.run)
+
+
+def test_a_recipe_may_not_name_code(tmp_path):
+    with pytest.raises(ModelError, match="not in the table"):
+        chain.run(chain.load("digits", ["model.name='own_nets:small'"]), runs_dir=tmp_path)
+
+
+def test_a_loss_that_explodes_stops_the_run_and_is_marked(tmp_path):
+    recipe = chain.load(
+        "digits",
+        ["model.name=mlp", "train.lr=100", "train.optimizer='sgd'", "train.schedule='constant'", "train.ema=0"],
+    )
+    with pytest.raises(NonFiniteLoss, match=r"the loss is (nan|inf) at step \d+.*last good checkpoint"):
+        chain.train(recipe, runs_dir=tmp_path)
+    (run,) = tmp_path.iterdir()
+    assert json.loads((run / "status.json").read_text())["status"] == "failed"
+
+
+def test_train_alone_then_resumed_changes_nothing(tmp_path):
+    result = chain.train(chain.load("digits", ["train.epochs=2"]), runs_dir=tmp_path)
+    assert set(result.as_dict()) == {"run", "score", "seconds", "steps", "images_per_s"}
+    before = load_file(result.run / "checkpoints" / "last.safetensors")
+    again = chain.resume(result.run)
+    after = load_file(result.run / "checkpoints" / "last.safetensors")
+    assert all(torch.equal(before[k], after[k]) for k in before)
+    assert again.as_dict()["score"] == result.as_dict()["score"]
+
+
+def test_one_seed_gives_one_run(tmp_path):
+    recipe = chain.load("digits", ["train.epochs=2", "train.precision='fp32'", "train.layout='contiguous'"])
+    first, second = (chain.train(recipe, runs_dir=tmp_path) for _ in range(2))
+    a, b = (load_file(r.run / "checkpoints" / "last.safetensors") for r in (first, second))
+    assert first.run != second.run
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("target", ["Survived", "Fare"])
+def test_a_table_goes_the_whole_way(tmp_path, data_dir, target):
+    """Titanic: classification of survivors, regression of the fare."""
+    settings = [
+        "data.source=csv",
+        f"data.path={data_dir / 'titanic' / 'train.csv'}",
+        f"data.target={target}",
+        "augment.crop=0",
+        "model.name=mlp",
+        "train.epochs=8",
+        "train.label_smoothing=0.0",
+        "fold.candidates=['quantize']",
+        "budget.drop=0.05",
+    ]
+    result = chain.run(chain.load("digits", settings), runs_dir=tmp_path)
+    told = result.as_dict()
+    assert told["score"]["name"] == ("accuracy" if target == "Survived" else "r2")
+    assert told["score"]["value"] > (0.7 if target == "Survived" else 0.1)
