@@ -125,7 +125,7 @@ def test_the_path_is_looked_up_here_and_in_the_data_folder(tmp_path):
 
 
 def test_a_task_that_the_source_cannot_serve():
-    with pytest.raises(DataError, match="data.task is 'regression' but source 'digits'.*auto or classification"):
+    with pytest.raises(DataError, match=r"data\.task is 'regression' but source 'digits'.*auto or classification"):
         require_task(DataConfig(task="regression"), "classification")
 
 

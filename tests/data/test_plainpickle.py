@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ import pytest
 from dimwise.data.plainpickle import loads
 from dimwise.errors import DataError
 
-BATCH = {
+BATCH: dict[str, Any] = {
     "batch_label": "training batch 1 of 5",
     "labels": [6, 9, 300, 70000],
     "data": np.arange(12, dtype=np.uint8).reshape(3, 4),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
@@ -38,7 +39,7 @@ def write_binary10(folder):
 
 def write_sheets10(folder):
     folder.mkdir(parents=True)
-    labels = {}
+    labels: dict[str, Any] = {}
     for part, seeds in (("train", range(5)), ("test", [5])):
         for i, seed in enumerate(seeds):
             x, _ = pictures(20, seed)

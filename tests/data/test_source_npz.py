@@ -66,7 +66,9 @@ def test_official_parts_under_their_usual_names(tmp_path, keys):
     assert (len(data.train), len(data.valid), len(data.test)) == (40, 12, 8)
 
 
-@pytest.mark.parametrize("keys", [("inputs", "targets"), ("x", "y"), ("X", "y"), ("images", "labels"), ("data", "target")])
+@pytest.mark.parametrize(
+    "keys", [("inputs", "targets"), ("x", "y"), ("X", "y"), ("images", "labels"), ("data", "target")]
+)
 def test_unsplit_arrays_are_split(tmp_path, keys):
     data = read(tmp_path, **dict(zip(keys, (byte_images(40, 5, 5), LABELS), strict=True)))
     assert (len(data.train), len(data.valid), len(data.test)) == (28, 4, 8)

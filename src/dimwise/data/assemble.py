@@ -49,7 +49,7 @@ def assemble(raw: Raw, config: DataConfig, *, centred: NDArray[np.bool_] | None 
     """
     indices = cut(raw.train[1], raw.task, config, has_valid=raw.valid is not None, has_test=raw.test is not None)
     train, valid, test = (take(raw.train, part) for part in indices)
-    return finish(raw, train, raw.valid or valid, raw.test or test, config, centred=centred)
+    return finish(raw, (train, raw.valid or valid, raw.test or test), config=config, centred=centred)
 
 
 def cut(
@@ -72,9 +72,10 @@ def take(pair: Pair, indices: Array) -> Pair:
 
 
 def finish(
-    raw: Raw, train: Pair, valid: Pair, test: Pair, config: DataConfig, *, centred: NDArray[np.bool_] | None = None
+    raw: Raw, parts: tuple[Pair, Pair, Pair], *, config: DataConfig, centred: NDArray[np.bool_] | None = None
 ) -> Data:
     """Three pairs of arrays to :class:`Data`: statistics, standardised regression targets, notes."""
+    train, valid, test = parts
     reading, notes = dict(raw.reading), list(raw.notes)
     if config.train_limit and len(train[1]) == config.train_limit:
         notes.append(f"training split limited to {config.train_limit} by data.train_limit")
@@ -82,7 +83,7 @@ def finish(
         notes += _absent(raw.labels, {"training": train[1], "validation": valid[1], "test": test[1]})
     if raw.task == "regression":
         reading["target"] = target = target_statistics(train[1])
-        train, valid, test = ((x, standardise(y, target)) for x, y in (train, valid, test))
+        train, valid, test = ((x, standardise(y, target)) for x, y in parts)
     inputs = _tensor(train[0])
     scale, mean, std = statistics(inputs)
     if centred is not None:
@@ -115,12 +116,12 @@ def _absent(labels: Sequence[str], parts: dict[str, Array]) -> list[str]:
     for name, targets in parts.items():
         counts = np.bincount(targets, minlength=len(labels))
         if len(counts) == len(labels) and not counts.all():
-            absent = [labels[i] for i in np.flatnonzero(counts == 0)]
+            absent = [labels[i] for i in np.flatnonzero(counts == 0).tolist()]
             notes.append(f"no {name} sample of {len(absent)} of {len(labels)} classes: {shorten(absent)}")
     return notes
 
 
-def shorten(words: Sequence[object], n_shown: int = 5) -> str:
+def shorten(words: Sequence[object] | Array, n_shown: int = 5) -> str:
     """The first few of many, for a line of text.
 
     Example:

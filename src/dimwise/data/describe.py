@@ -129,7 +129,7 @@ def contact_sheet(data: Data, path: Path) -> Path:
             f"{data.name} has inputs {tuple(inputs.shape)} {inputs.dtype}",
             expected="images, uint8 (N, 1 or 3, H, W), for a contact sheet",
         )
-    sheet = _draw([(label, inputs[chosen]) for label, chosen in _lines(data)], tuple(inputs.shape[2:]))
+    sheet = _draw([(label, inputs[chosen]) for label, chosen in _lines(data)], (inputs.shape[2], inputs.shape[3]))
     path.parent.mkdir(parents=True, exist_ok=True)
     sheet.save(path, "PNG")
     return path

@@ -107,14 +107,14 @@ class _Machine:
         del self.stack[at:]
         return items
 
-    def refuse(self, what: str, position: int) -> DataError:
+    def refuse(self, what: str, position: int | None) -> DataError:
         return DataError(
             f"{self.source} asks for {what} at byte {position}",
             expected="a pickle of plain dicts, lists and arrays",
             next_step="Do not trust this file; fetch the set again.",
         )
 
-    def step(self, name: str, argument: Any, position: int) -> None:
+    def step(self, name: str, argument: Any, position: int | None) -> None:
         if name in _IGNORED:
             return
         if name in _LITERALS:
@@ -140,7 +140,7 @@ class _Machine:
         else:
             raise self.refuse(f"the operation {name}", position)
 
-    def _name(self, name: str, argument: Any, position: int) -> None:
+    def _name(self, name: str, argument: Any, position: int | None) -> None:
         if name == "STACK_GLOBAL":
             attribute = self.pop()
             argument = f"{self.pop()} {attribute}"
@@ -148,7 +148,7 @@ class _Machine:
             raise self.refuse(repr(argument.replace(" ", ".")), position)
         self.stack.append(_Name(argument))
 
-    def _call(self, position: int) -> None:
+    def _call(self, position: int | None) -> None:
         arguments, called = self.pop(), self.pop()
         text = called.text if isinstance(called, _Name) else ""
         if text in _RECONSTRUCT and arguments[0] == _Name("numpy ndarray"):
@@ -160,7 +160,7 @@ class _Machine:
         else:
             raise self.refuse(f"a call of {text or 'something unnamed'!r} with {arguments!r:.60}", position)
 
-    def _fill(self, position: int) -> None:
+    def _fill(self, position: int | None) -> None:
         state, target = self.pop(), self.stack[-1]
         if isinstance(target, _Type):
             target.order = state[1]

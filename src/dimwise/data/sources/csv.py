@@ -44,10 +44,10 @@ def read(config: DataConfig, data_dir: Path, progress: Progress) -> Data:
     inputs = apply(encoder, {name: cells(features[name]) for name in used})
     n_numbers = sum(column["kind"] == "number" for column in encoder["columns"])
     reading = {"kind": "table", "columns": used, "encoder": encoder}
-    pairs = [(inputs[part], targets[part]) for part in parts]
+    train, valid, test = ((inputs[part], targets[part]) for part in parts)
     raw = Raw(path.name.split(".")[0], (inputs, targets), labels, task, reading=reading, notes=tuple(notes))
     centred = np.arange(inputs.shape[1]) < n_numbers  # indicators and categories stay 0 or 1
-    return finish(raw, *pairs, config, centred=centred)
+    return finish(raw, (train, valid, test), config=config, centred=centred)
 
 
 def _frame(path: Path) -> pd.DataFrame:
@@ -63,7 +63,6 @@ def _frame(path: Path) -> pd.DataFrame:
             encoding="utf-8-sig",
             keep_default_na=False,
             na_values=sorted(NO_VALUE),
-            float_precision="round_trip",
             low_memory=False,
             index_col=False,
             on_bad_lines="error",
@@ -102,7 +101,7 @@ def _targets(
                 next_step="Fill them or drop those rows.",
             )
     values = np.stack([frame[name].to_numpy() for name in names], axis=1) if len(names) > 1 else _one(frame[names[0]])
-    task = config.task
+    task: str = config.task
     if task == "auto":
         task = _infer(values)
         what = (

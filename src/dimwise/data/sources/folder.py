@@ -90,7 +90,7 @@ def _files(folder: Path, classes: Sequence[str], notes: list[str]) -> Files:
             else:
                 n_others += 1
     if n_others:
-        notes.append(f"{n_others} files in {folder.name} are no pictures by their endings and were left out")
+        notes.append(f"left out in {folder.name}, for endings that are no picture's: {n_others}")
     return found
 
 

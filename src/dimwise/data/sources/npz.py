@@ -38,7 +38,8 @@ def read(config: DataConfig, data_dir: Path, progress: Progress) -> Data:
     path = named_path(config, data_dir)
     parts, names = read_parts(path)
     targets = {part: y for part, (_, y) in parts.items()}
-    task, notes = config.task, []
+    task: str = config.task
+    notes = []
     if task == "auto":
         task = infer_task(targets["train"])
         notes.append(f"task {task}, from targets {targets['train'].dtype} {targets['train'].shape}")
