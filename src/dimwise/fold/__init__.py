@@ -1,1 +1,62 @@
-"""Room fold."""
+"""Folds: techniques that spend fewer dimensions, one file each, all of one shape.
+
+    verb(model, config, evidence) -> (model, FoldReport)
+
+Adding one: its file, its test, its line in :data:`FOLDS`, its import below.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from dimwise.errors import RecipeError, nearest
+from dimwise.fold._evidence import Evidence, FoldReport
+from dimwise.fold._gather import evidence
+
+# A verb has the name of its module. Importing a module sets its name in this package to the module, but only the
+# first time: loaded here and then rebound, ``fold.prune`` is the function whatever is imported later.
+from dimwise.fold.distill import DistillConfig, distill, student
+from dimwise.fold.prune import PruneConfig, prune
+from dimwise.fold.quantize import QuantizeConfig, quantize
+
+FOLDS = {
+    "distill": "dimwise.fold.distill:distill",
+    "prune": "dimwise.fold.prune:prune",
+    "quantize": "dimwise.fold.quantize:quantize",
+}
+
+__all__ = [
+    "FOLDS",
+    "DistillConfig",
+    "Evidence",
+    "FoldReport",
+    "PruneConfig",
+    "QuantizeConfig",
+    "distill",
+    "evidence",
+    "get",
+    "prune",
+    "quantize",
+    "student",
+]
+
+
+def get(name: str) -> Callable[..., tuple[Any, FoldReport]]:
+    """The fold of that name.
+
+    Raises:
+        RecipeError: for an unknown name; the nearest right one is named.
+
+    Example:
+        >>> get("quantize") is quantize
+        True
+    """
+    if name not in FOLDS:
+        raise RecipeError(
+            f"unknown fold {name!r}", expected="one of: " + ", ".join(FOLDS), next_step=nearest(name, FOLDS)
+        )
+    module, _, attribute = FOLDS[name].partition(":")
+    fold: Callable[..., tuple[Any, FoldReport]] = getattr(importlib.import_module(module), attribute)
+    return fold

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import importlib
+import inspect
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from dimwise import fold
+from dimwise.data.sets import Data, Normalise, Split
+from dimwise.errors import DataError, RecipeError
+from dimwise.measure.cost import n_params, state_size_bytes
+from dimwise.tasks import get
+from dimwise.train import TrainConfig, evaluate
+
+FOLDER = Path(fold.__file__).parent
+TECHNIQUES = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+CARD = ("Idea", "Mathematics", "Use when", "Cost", "Pitfalls", "Source", "Evidence")
+
+
+def test_table_and_folder_hold_the_same():
+    assert sorted(fold.FOLDS) == TECHNIQUES
+    assert len(TECHNIQUES) >= 3
+    for name, place in fold.FOLDS.items():
+        assert place == f"dimwise.fold.{name}:{name}"
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_every_fold_has_the_one_shape(name):
+    verb = fold.get(name)
+    assert list(inspect.signature(verb).parameters)[:3] == ["model", "config", "evidence"]
+    further = list(inspect.signature(verb).parameters.values())[3:]
+    assert all(p.kind is p.KEYWORD_ONLY and p.default is not p.empty for p in further)
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+def test_every_fold_has_its_card(name):
+    lines = (importlib.import_module(f"dimwise.fold.{name}").__doc__ or "").splitlines()
+    headings = [line.partition(":")[0] for line in lines if line.partition(":")[0] in CARD]
+    assert headings == list(CARD)
+
+
+@pytest.mark.parametrize("name", TECHNIQUES)
+@pytest.mark.parametrize("module_first", [True, False])
+def test_a_verb_is_a_function_whatever_was_imported_first(name, module_first, monkeypatch):
+    import dimwise
+
+    monkeypatch.setattr(dimwise, "fold", fold)  # put back afterwards, as are the modules
+    for known in [m for m in sys.modules if m == "dimwise.fold" or m.startswith("dimwise.fold.")]:
+        monkeypatch.delitem(sys.modules, known)
+    if module_first:
+        module = importlib.import_module(f"dimwise.fold.{name}")
+        package = importlib.import_module("dimwise.fold")
+    else:
+        package = importlib.import_module("dimwise.fold")
+        module = importlib.import_module(f"dimwise.fold.{name}")
+    assert package is not fold
+    assert inspect.ismodule(module)
+    assert inspect.isfunction(getattr(package, name))
+    assert getattr(package, name) is getattr(module, name) is package.get(name)
+
+
+def test_unknown_fold_is_refused():
+    with pytest.raises(RecipeError, match=r"unknown fold 'prunee'; expected one of: distill.* did you mean 'prune'"):
+        fold.get("prunee")
+
+
+# Evidence
+
+
+def tiny(n_valid: int = 12) -> Data:
+    generator = torch.Generator().manual_seed(0)
+    inputs = torch.randn(60, 4, generator=generator)
+    targets = (inputs[:, 0] > 0).long()
+    poison = Split(torch.zeros(0), torch.zeros(0))  # whoever looks at the test split fails
+    train, valid = Split(inputs[:40], targets[:40]), Split(inputs[40:][:n_valid], targets[40:][:n_valid])
+    return Data("tiny", train, valid, poison, ("no", "yes"), Normalise(1.0, (0.1,) * 4, (0.9,) * 4))
+
+
+def test_evidence_has_a_default_for_everything():
+    data, net = tiny(), nn.Linear(4, 2)
+    evidence = fold.evidence(data, train=TrainConfig(seed=7, label_smoothing=0.1))
+    assert evidence.seed == 7
+    assert evidence.task == get("classification", label_smoothing=0.1)
+    torch.testing.assert_close(evidence.example, data.normalise(data.train.inputs[:1]))
+    assert evidence.score(net) == evaluate(net, data.valid, data.normalise, evidence.task)[1]
+    assert evidence.cost(net) == {"params": n_params(net), "macs": 8, "size_bytes": state_size_bytes(net)}
+
+
+def test_given_evidence_is_taken():
+    evidence = fold.evidence(
+        tiny(n_valid=0), "classification", score=lambda _: 0.5, cost=lambda _: {"params": 1.0}, seed=3
+    )
+    assert (evidence.score(None), evidence.cost(None), evidence.seed) == (0.5, {"params": 1.0}, 3)
+
+
+def test_evidence_without_data_is_refused():
+    with pytest.raises(DataError, match="validation split of 'tiny' is empty: a fold cannot be judged"):
+        fold.evidence(tiny(n_valid=0))
+    full = tiny()
+    none = Data("none", Split(torch.zeros(0, 4), torch.zeros(0)), full.valid, full.test, ("a",), full.normalise)
+    with pytest.raises(DataError, match="training split of 'none' is empty"):
+        fold.evidence(none)
