@@ -29,6 +29,8 @@ class SmallNet(nn.Module):
         self.fc = nn.Linear(8 * 2 * 3, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.training:  # exporters turn layers they know to evaluation; this one they do not know
+            x = x + 1
         x = torch.relu(self.bn(self.conv1(x)))  # (B, 8, 4, 6)
         x = torch.max_pool2d(x + self.conv2(x), 2)  # (B, 8, 2, 3)
         return self.fc(self.drop(x.flatten(1)))
