@@ -114,6 +114,15 @@ def test_cifar100_takes_the_fine_labels(tmp_path, form):
     assert torch.equal(data.test.inputs, torch.from_numpy(x))
 
 
+def test_a_set_that_is_not_there_is_fetched_first(tmp_path, monkeypatch):
+    def bring(name, data_dir, *, progress):
+        write_binary10(data_dir / name / "cifar-10-batches-bin")
+        return data_dir / name
+
+    monkeypatch.setattr("dimwise.data.fetch.fetch", bring)
+    assert len(load(DataConfig(source="cifar10"), tmp_path).test) == 20
+
+
 def test_a_missing_batch_is_named(tmp_path):
     write_binary10(tmp_path / "cifar-10-batches-bin")
     (tmp_path / "cifar-10-batches-bin" / "data_batch_3.bin").unlink()

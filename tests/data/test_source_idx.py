@@ -135,6 +135,20 @@ def test_the_other_set_under_the_same_file_names(tmp_path):
         load(DataConfig(source="fashion"), tmp_path)
 
 
+def test_a_set_that_is_not_there_is_fetched_first(tmp_path, monkeypatch):
+    asked = []
+
+    def bring(name, data_dir, *, progress):
+        asked.append(name)
+        write_set(data_dir / "fashion_mnist")
+        return data_dir / "fashion_mnist"
+
+    monkeypatch.setattr("dimwise.data.fetch.fetch", bring)
+    assert len(load(DataConfig(source="fashion"), tmp_path).test) == 20
+    load(DataConfig(source="fashion"), tmp_path)
+    assert asked == ["fashion"]
+
+
 @pytest.mark.real
 def test_real_mnist(data_dir):
     data = load(DataConfig(source="mnist", valid_frac=0.1), data_dir)

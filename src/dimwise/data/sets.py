@@ -76,7 +76,8 @@ class Data:
     reading: dict[str, Any] = field(default_factory=dict)
     """How a file becomes a raw input, as plain JSON: it travels in the manifest of the artifact.
     Images: {"kind": "image", "channels": 1, "height": 8, "width": 8};
-    tables: {"kind": "table", "columns": [...], "encoder": {...}}; arrays: {"kind": "array"}."""
+    tables: {"kind": "table", "columns": [...], "encoder": {...}}; arrays: {"kind": "array", "shape": [...]}.
+    For regression also "target": {"mean": [K numbers], "std": [K numbers]}: a value is output · std + mean."""
     notes: tuple[str, ...] = ()
     """What a reader should know: skipped files, subsets, imputed values."""
 
