@@ -139,8 +139,54 @@ def test_convolutions_before_a_norm_have_no_bias(name: str) -> None:
 @pytest.mark.parametrize("width", [0.3, 2.0])
 def test_width_scales_the_network(name: str, width: float) -> None:
     with torch.device("meta"):
-        count = sum(p.numel() for p in build(name, *USUAL[name], width=width).parameters())
+        model = build(name, *USUAL[name], width=width).eval()
+        shape, n_outputs = USUAL[name]
+        assert model(torch.zeros(2, *shape)).shape == (2, n_outputs)
+    count = sum(p.numel() for p in model.parameters())
     assert count < PUBLISHED[name] if width < 1 else count > PUBLISHED[name]
+
+
+def shapes_of(name: str, *modules: str) -> list[tuple[int, ...]]:
+    """(C, H, W) that each module returns for the network's usual input."""
+    found: dict[str, tuple[int, ...]] = {}
+    with torch.device("meta"):
+        model = build(name, *USUAL[name]).eval()
+        for module in modules:
+            layer = model.get_submodule(module)
+            layer.register_forward_hook(lambda m, i, o, module=module: found.update({module: tuple(o.shape[1:])}))
+        model(torch.zeros(1, *USUAL[name][0]))
+    return [found[module] for module in modules]
+
+
+@pytest.mark.parametrize("name", ["resnet20", "resnet56"])
+def test_cifar_stages_have_the_papers_maps(name: str) -> None:
+    maps = shapes_of(name, "stages.0", "stages.1", "stages.2")
+    assert maps == [(16, 32, 32), (32, 16, 16), (64, 8, 8)]
+
+
+@pytest.mark.parametrize(("name", "expansion"), [("resnet18", 1), ("resnet50", 4), ("resnet152", 4)])
+def test_imagenet_stages_have_the_papers_maps(name: str, expansion: int) -> None:
+    maps = shapes_of(name, "conv1", "layer1", "layer2", "layer3", "layer4")
+    stages = [(64 * 2**i * expansion, 56 // 2**i, 56 // 2**i) for i in range(4)]
+    assert maps == [(64, 112, 112), *stages]
+
+
+def test_mobilenetv2_has_the_papers_maps_and_never_narrows_the_last_layer() -> None:
+    maps = shapes_of("mobilenetv2", *(f"features.{i}" for i in (0, 1, 3, 6, 10, 13, 16, 17, 18)))
+    assert maps == [
+        (32, 112, 112),
+        (16, 112, 112),
+        (24, 56, 56),
+        (32, 28, 28),
+        (64, 14, 14),
+        (96, 14, 14),
+        (160, 7, 7),
+        (320, 7, 7),
+        (1280, 7, 7),
+    ]
+    with torch.device("meta"):
+        last = [build("mobilenetv2", (3, 32, 32), 5, width=w).get_submodule("classifier.1") for w in (0.5, 2.0)]
+    assert [layer.in_features for layer in last] == [1280, 2560]
 
 
 def test_state_names_are_those_of_published_weights() -> None:
@@ -159,7 +205,7 @@ def test_small_cnn_keeps_at_least_a_few_pixels() -> None:
     model = build("small_cnn", (1, 8, 8), 10)
     maps = [(x := layer(x)).shape for _, layer in model.named_children()]
     assert maps[2][2:] == (8, 8)
-    assert torch.Size((2, 64, 4, 4)) in maps
+    assert maps[-4] == (2, 64, 4, 4)  # before average, flatten, fc
     assert build("small_cnn", (3, 1, 1), 2).eval()(torch.zeros(1, 3, 1, 1)).shape == (1, 2)
 
 

@@ -60,7 +60,7 @@ def latency(
         runs: most samples of each.
         budget_s: seconds for each candidate, after warm-up; at least 5 samples are taken whatever they cost.
         min_time_s: least duration of a sample; a shorter call is repeated within it.
-        warmup: least calls of each before the first sample.
+        warmup: calls of each before the first sample; fewer when they use up the budget, at least 1.
         threads: compute threads the calls use, for the record; None asks PyTorch.
         device: a CUDA device is waited for at the end of each sample.
 
@@ -73,7 +73,7 @@ def latency(
     wait = _waiter(where)
     n_threads = torch.get_num_threads() if threads is None else threads
     with _no_garbage_collection():
-        repeats = {name: _repeats(call, wait, warmup, min_time_s) for name, call in candidates.items()}
+        repeats = {name: _repeats(call, wait, warmup, min_time_s, budget_s) for name, call in candidates.items()}
         samples: dict[str, list[float]] = {name: [] for name in candidates}
         deadline = perf_counter_ns() + budget_s * len(candidates) * 1e9
         n_rounds = 0
@@ -160,11 +160,16 @@ def _median_s(call: Callable[[], object], wait: Callable[[], None], budget_s: fl
     return max(_quantile(taken, 0.5), 1e-6) / 1e3
 
 
-def _repeats(call: Callable[[], object], wait: Callable[[], None], warmup: int, min_time_s: float) -> int:
+def _repeats(
+    call: Callable[[], object], wait: Callable[[], None], warmup: int, min_time_s: float, budget_s: float
+) -> int:
     """Calls per sample, from the fastest of the warm-up calls."""
-    deadline = perf_counter_ns() + WARMUP_SAMPLES * min_time_s * 1e9
+    start = perf_counter_ns()
+    enough, most = start + WARMUP_SAMPLES * min_time_s * 1e9, start + budget_s * 1e9
     taken = [_sample_ms(call, wait, 1)]
-    while len(taken) < warmup or (perf_counter_ns() < deadline and len(taken) < MOST_WARMUP_CALLS):
+    while len(taken) < MOST_WARMUP_CALLS and perf_counter_ns() < most:
+        if len(taken) >= warmup and perf_counter_ns() >= enough:
+            break
         taken.append(_sample_ms(call, wait, 1))
     return max(1, math.ceil(1e3 * min_time_s / max(min(taken), 1e-4)))
 
