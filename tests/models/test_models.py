@@ -18,13 +18,14 @@ from dimwise.errors import ModelError
 from dimwise.models import MODELS, USUAL, build, from_name
 
 # input small enough for a quick test, large enough for the network
-SMALL = {name: (1, 28, 28) if name in ("guide_cnn", "lenet5") else (3, 16, 16) for name in MODELS}
+SMALL = {name: (1, 28, 28) if name in ("guide_cnn", "lenet5", "fast_cnn") else (3, 16, 16) for name in MODELS}
 NARROW = {"resnet18": 0.125, "resnet50": 0.125, "resnet152": 0.125, "resnet56": 0.5, "mobilenetv2": 0.25}
 
 PUBLISHED = {
     "mlp": 784 * 128 + 128 + 128 * 10 + 10,
     "guide_cnn": 32 * 9 + 32 + 32 * 13 * 13 * 10 + 10,
     "small_cnn": 9 * (1 * 32 + 32 * 64 + 64 * 64) + 2 * (32 + 64 + 64) + 64 * 10 + 10,
+    "fast_cnn": 16 * 16 + 9 * (16 * 32 + 32 * 48) + 2 * (16 + 32 + 48) + 48 * 5 * 5 * 10 + 10,
     "lenet5": 61_706,
     "resnet20": 269_722,
     "resnet56": 853_018,
@@ -51,7 +52,7 @@ def test_the_table_names_every_builder_of_the_folder_and_the_folder_every_name()
             if own and not name.startswith("_"):
                 found[name] = f"{module.__name__}:{name}"
     assert found == MODELS
-    assert len(MODELS) == 10
+    assert len(MODELS) == 11
     assert set(USUAL) == set(MODELS)
 
 

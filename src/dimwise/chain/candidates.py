@@ -125,9 +125,19 @@ def look(candidates: list[Candidate], recipe: Recipe, data: Data, task: Task) ->
         candidate.runner = ship.session(raw, threads=recipe.ship.threads)
         candidate.valid_score = score_on(candidate.runner, data.valid, task)
     calls = {c.name: _call(c.runner, one) for c in candidates}
-    for name, latency in measure.latency(calls).items():
+    for name, latency in measure.latency(calls, threads=recipe.ship.threads).items():
         next(c for c in candidates if c.name == name).latency = latency
 
 
 def _call(runner: Any, x: Any) -> Any:
     return lambda: runner.run(x)
+
+
+def sizes_within(n: int) -> tuple[int, ...]:
+    """Batch sizes at which throughput is tried, as far as the data reaches.
+
+    Example:
+        >>> sizes_within(100)
+        (1, 8, 32)
+    """
+    return tuple(size for size in (1, 8, 32, 128, 512) if size <= max(1, n))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from dimwise import measure
-from dimwise.chain.candidates import Candidate
+from dimwise.chain.candidates import Candidate, sizes_within
 from dimwise.chain.recipe import Recipe
 from dimwise.data.sets import Data
 from dimwise.errors import DimwiseError
@@ -31,7 +31,7 @@ def stage(
         chunk = tests[:n]
         return lambda: candidate.runner.run(chunk)
 
-    speed = measure.throughput(batch)
+    speed = measure.throughput(batch, sizes_within(len(data.test)))
     return {
         "name": candidate.name,
         "score": task.score(outputs, data.test.targets.cpu()),

@@ -16,7 +16,7 @@ from dimwise import measure, models, ship
 from dimwise import recipe as machinery
 from dimwise.chain import candidates as folding
 from dimwise.chain import choose, facts, pictures
-from dimwise.chain.candidates import Candidate
+from dimwise.chain.candidates import Candidate, sizes_within
 from dimwise.chain.recipe import Recipe
 from dimwise.data import load as load_data
 from dimwise.data.sets import Data
@@ -30,6 +30,7 @@ from dimwise.ship import Parity
 from dimwise.ship.artifact import describe as describe_preprocessing
 from dimwise.tasks import Task, get
 from dimwise.train import Fitted, evaluate, evaluating, fit
+from dimwise.train.optimizer import optimizer
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,9 @@ def trained_stage(fitted: Fitted, recipe: Recipe, data: Data, task: Task) -> dic
     try:
         with evaluating(model):
             latency = measure.latency({"trained": lambda: model(example)})["trained"]
-            speed = measure.throughput(lambda n: _call(model, data.normalise(data.test.inputs[:n])))
+            speed = measure.throughput(
+                lambda n: _call(model, data.normalise(data.test.inputs[:n])), sizes_within(len(data.test))
+            )
     finally:
         torch.set_num_threads(threads)
     valid_score = evaluate(model, data.valid, data.normalise, task)[1]
@@ -184,7 +187,9 @@ def trained_stage(fitted: Fitted, recipe: Recipe, data: Data, task: Task) -> dic
         "throughput_per_s": speed.items_per_s,
         "best_batch": speed.batch,
         "peak_memory_bytes": measure.peak_memory(model, example),
-        "train_peak_memory_bytes": measure.peak_memory(model, batch, train=True),
+        "train_peak_memory_bytes": measure.peak_memory(
+            model, batch, train=True, optimizer=lambda copy: optimizer(copy, recipe.train)
+        ),
         "runtime": "pytorch eager",
         "threads": recipe.ship.threads,
     }
