@@ -167,6 +167,35 @@ def test_outputs_are_near_at_batches_never_seen(static, graph, digits, batch):
     assert 0 < scaled_difference(after, before) < 0.05
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"activations": "int8"},
+        {"calibration": "percentile"},
+        {"calibration": "mse"},
+        {"calibration": "entropy"},
+        {"n_calibration": 20},
+    ],
+)
+def test_every_setting_keeps_the_score(graph, evidence, settings):
+    model, report = quantize(graph, QuantizeConfig(**settings), evidence)
+    assert report.score_after > report.score_before - 0.02
+    assert report.config == {**report.config, **settings}
+    types = {t.data_type for t in model.graph.initializer}
+    assert (TensorProto.UINT8 in types) == (settings.get("activations") != "int8")
+
+
+def test_a_graph_of_fixed_batch_is_padded(graph, evidence, digits):
+    fixed = onnx.ModelProto.FromString(graph.SerializeToString())
+    fixed.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 32
+    fixed.graph.output[0].type.tensor_type.shape.dim[0].dim_value = 32
+    inputs = digits.test.inputs[:70].numpy()
+    np.testing.assert_allclose(_onnx.outputs(fixed, inputs), _onnx.outputs(graph, inputs), atol=1e-5)
+    made, report = quantize(fixed, QuantizeConfig(n_calibration=10), evidence)
+    assert _onnx.outputs(made, inputs).shape == (70, 10)
+    assert report.score_after > report.score_before - 0.02
+
+
 def test_given_graph_is_not_changed(graph, evidence):
     before = graph.SerializeToString()
     for mode in ("static", "dynamic", "weights"):
@@ -438,6 +467,7 @@ def test_rounding_is_never_off_by_more_than_half_a_step(seed, axis):
     w = np.random.default_rng(seed).normal(size=(5, 7)).astype(np.float32)
     w[2] = 0
     whole, scale = _int8.round_weights(w, axis)
+    assert scale.max() == pytest.approx(np.abs(w).max() / 127)
     assert np.abs(w - whole * scale).max() <= 0.5001 * scale.max()
     assert (np.abs(w - whole * scale) <= 0.5001 * np.broadcast_to(scale, w.shape)).all()
     assert not whole[2].any()

@@ -74,7 +74,7 @@ def input_of(model: Any) -> tuple[str, np.dtype[Any], list[int | None]]:
 
 
 def batches(model: Any, inputs: Array, batch_size: int) -> Iterator[dict[str, Array]]:
-    """Feeds for a session, in order; inputs (N, ...) must be what the graph takes.
+    """Feeds for a session, in order; inputs (N, ...) must be what the graph takes, N >= 1.
 
     Raises:
         ModelError: when shape or dtype do not fit the graph.
@@ -90,23 +90,26 @@ def batches(model: Any, inputs: Array, batch_size: int) -> Iterator[dict[str, Ar
             expected=f"{dtype} {want}, which is what input {name!r} of the graph takes",
             next_step="Export with dimwise.ship.graph(model, data.normalise, example): it takes raw inputs.",
         )
-    size = shape[0] or batch_size  # a graph with a fixed batch takes no other
-    last = len(inputs) - len(inputs) % size if shape[0] else len(inputs)
-    for start in range(0, last, size):
-        yield {name: np.ascontiguousarray(inputs[start : start + size])}
+    size = shape[0] or batch_size
+    for start in range(0, len(inputs), size):
+        part = inputs[start : start + size]
+        if shape[0]:  # a graph with a fixed batch takes no other: the last input is repeated
+            part = np.concatenate([part, np.repeat(part[-1:], size - len(part), axis=0)])
+        yield {name: np.ascontiguousarray(part)}
 
 
 def outputs(model: Any, inputs: Array, *, batch_size: int = 256) -> Array:
     """First output of the graph for all inputs (N, ...), float32 (N, K)."""
     runner = session(model)
-    return np.concatenate([runner.run(None, feed)[0] for feed in batches(model, inputs, batch_size)])
+    parts = [runner.run(None, feed)[0] for feed in batches(model, inputs, batch_size)]
+    return np.concatenate(parts)[: len(inputs)]
 
 
 def optimised(model: Any) -> Any:
     """A copy with constants folded, BatchNorm inside the convolutions, all nodes named and all shapes inferred.
 
     Raises:
-        ArtifactError: when the opset is too old or a weight lies outside the graph.
+        ArtifactError: when the opset is too old.
         ModelError: when onnxruntime cannot run the graph.
     """
     import onnx
