@@ -91,7 +91,7 @@ def _show(facts: dict[str, Any]) -> None:
         {
             score["name"]: f"{units.score_text(score['value'], score['name'], score['n'])} of {score['n']} test inputs",
             "steps": f"{facts['steps']:,}",
-            "time": units.seconds_text(facts["seconds"]),
+            "time": f"{units.seconds_text(facts['seconds']['train'])} of training",
             "speed": f"{facts['images_per_s']:,.0f} inputs/s",
             "run": facts["run"],
         }
