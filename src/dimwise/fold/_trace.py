@@ -1,0 +1,85 @@
+"""From a plain module and one input to its channels: export the graph, walk over it."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
+from copy import deepcopy
+from io import StringIO
+
+import torch
+from torch import Tensor, nn
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+from dimwise.errors import ModelError
+from dimwise.fold._channels import Channels
+from dimwise.fold._flow import Flow, Value
+from dimwise.fold._rules import RULES
+
+
+def trace(model: nn.Module, example: Tensor) -> Channels:
+    """Find which channels of ``model`` can leave, and together with which.
+
+    Args:
+        model: any module with one input; not changed.
+        example: (N, ...) an input; N ≥ 2 keeps the batch apart from dimensions of size one.
+
+    Raises:
+        ModelError: when the forward pass cannot be traced.
+
+    Example:
+        >>> net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(8 * 4, 2))
+        >>> found = trace(net, torch.zeros(2, 3, 4, 4))
+        >>> [(g.name, len(g.classes)) for g in found.groups], found.untouched
+        ([('0', 8)], {'3': "they are the network's outputs"})
+        >>> found.macs(found.all_alive())  # 2 · 2 positions · 8 · 3 · 3 · 3 + 32 · 2
+        928.0
+    """
+    program = _export(deepcopy(model).eval(), example)
+    specs = program.graph_signature.input_specs
+    holders = [n for n in program.graph.nodes if n.op == "placeholder"]
+    flow = Flow(RULES, model, n_inputs=len(example))
+    inputs = []
+    for spec, node in zip(specs, holders, strict=True):
+        shape = tuple(getattr(node.meta.get("val"), "shape", ()))
+        ours = spec.kind in (InputKind.PARAMETER, InputKind.BUFFER)
+        inputs.append(Value(shape, tensor=spec.target if ours else None))
+    outputs = flow.walk(program.graph, inputs)
+    for output in outputs:
+        if isinstance(output, Value):
+            flow.fix(output, "they are the network's outputs")
+    return flow.channels()
+
+
+def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
+    """The plain trace first; where Python gets in its way (NumPy, ``.item()``), the one that reads bytecode."""
+    problems = []
+    with _quiet(), torch.no_grad():
+        for strict in (False, True):
+            try:
+                return torch.export.export(model, (example,), strict=strict)
+            except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
+                problems.append(error)
+    first = str(problems[0]).strip().splitlines() or [""]
+    raise ModelError(
+        f"{type(model).__name__} cannot be traced: {type(problems[0]).__name__}: {first[0][:200]}",
+        expected="a forward pass without branches or loops that depend on the data",
+        next_step="Without tracing it can still be quantized dynamically, or distilled into a network of the table.",
+    ) from problems[0]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """The tracer's own warnings and dumps (it prints the half-made graph) are no news to who asked for less."""
+    logger = logging.getLogger("torch")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
