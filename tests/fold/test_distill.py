@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 from torch import nn
 
 from dimwise import fold, models
-from dimwise.data.augment import AugmentConfig
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError, RecipeError, UserError
 from dimwise.fold.distill import (
@@ -259,7 +258,7 @@ def test_given_and_named_students(digits, teacher):
     evidence = fold.evidence(digits, train=PLAIN)
     own = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
     before = copy.deepcopy(own.state_dict())
-    made, report = distill(teacher, DistillConfig(epochs=2), evidence, student=own, augment=AugmentConfig())
+    made, report = distill(teacher, DistillConfig(epochs=2), evidence, student=own)
     torch.testing.assert_close(own.state_dict(), before, rtol=0, atol=0)
     assert isinstance(made.get_submodule("1"), nn.Linear)
     assert report.score_after > 0.6

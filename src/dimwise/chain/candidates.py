@@ -45,7 +45,7 @@ def make(
 ) -> Iterator[Candidate]:
     """The unfolded network first, then each candidate of the plan; shared beginnings are folded once."""
     example = data.normalise(data.train.inputs[:1])
-    evidence = fold.evidence(data, task, train=recipe.train, progress=progress)
+    evidence = fold.evidence(data, task, train=recipe.train, augment=recipe.augment, progress=progress)
     floats: dict[str, tuple[nn.Module, list[FoldReport]]] = {"": (network, [])}
     graphs: dict[str, Candidate] = {}
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
+from dimwise.data.augment import AugmentConfig
 from dimwise.data.sets import Data
 from dimwise.progress import SILENT, Progress
 from dimwise.tasks import Task
@@ -34,6 +35,8 @@ class Evidence:
     cost: Callable[[Any], dict[str, float]]
     train: TrainConfig
     """How the model was trained: folds that fine-tune start from it."""
+    augment: AugmentConfig | None = None
+    """What happened to training batches: folds that train treat theirs alike."""
     seed: int = 0
     progress: Progress = field(default=SILENT)
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dimwise.data.augment import AugmentConfig
 from dimwise.data.sets import Data
 from dimwise.errors import DataError
 from dimwise.fold import _onnx
@@ -25,6 +26,7 @@ def evidence(
     task: Task | str = "",
     *,
     train: TrainConfig | None = None,
+    augment: AugmentConfig | None = None,
     example: Tensor | None = None,
     score: Callable[[Any], float] | None = None,
     cost: Callable[[Any], dict[str, float]] | None = None,
@@ -37,6 +39,7 @@ def evidence(
         data: its training split is learnt from, its validation split decides; its test split is never seen.
         task: a task or its name; default: the task of ``data``.
         train: how the model was trained; folds that fine-tune start from it.
+        augment: what happened to training batches; folds that train treat theirs alike.
         example: (1, ...) normalised float32 input; default: the first of the training split.
         score: default: the task's score on the validation split, of a network or of an exported graph run by
             onnxruntime.
@@ -82,6 +85,7 @@ def evidence(
         score=score or score_of,
         cost=cost or cost_of,
         train=train,
+        augment=augment,
         seed=train.seed if seed is None else seed,
         progress=progress,
     )

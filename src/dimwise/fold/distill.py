@@ -40,7 +40,6 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from dimwise.data.augment import AugmentConfig
 from dimwise.errors import ModelError, RecipeError, UserError, nearest
 from dimwise.fold._cut import cut, disagreement
 from dimwise.fold._evidence import Evidence, FoldReport
@@ -86,7 +85,6 @@ def distill(
     evidence: Evidence,
     *,
     student: nn.Module | None = None,
-    augment: AugmentConfig | None = None,
 ) -> tuple[nn.Module, FoldReport]:
     """Train a student to answer as ``model`` does; ``model`` is not changed.
 
@@ -95,7 +93,6 @@ def distill(
         config: the student's size and the loss.
         evidence: data to learn from, and how the teacher was trained.
         student: the network to teach, instead of one made from ``config``; a copy of it is trained.
-        augment: what happens to training batches; teacher and student see the same.
 
     Returns:
         (the trained student in evaluation mode, the report).
@@ -128,7 +125,7 @@ def distill(
         evidence.data,
         evidence.task,
         settings,
-        augment=augment,
+        augment=evidence.augment,
         step=teaching_step(teacher, config, evidence.data.task),
         progress=evidence.progress,
     )
