@@ -72,7 +72,7 @@ def table_strings(tree: ast.AST) -> Iterator[Import]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and node.value.startswith("dimwise."):
             name, colon, rest = node.value.partition(":")
-            if (colon and rest.isidentifier() or not colon) and all(p.isidentifier() for p in name.split(".")):
+            if ((colon and rest.isidentifier()) or not colon) and all(p.isidentifier() for p in name.split(".")):
                 yield name, node.lineno
 
 

@@ -127,7 +127,7 @@ def train(scenario: str, folder: Path, *, resume: bool, dies_at: int | None) -> 
     """One attempt; when it survives, ``outcome.json`` holds what must be the same."""
     model, data, config, augmentation, every = SCENARIOS[scenario]()
     instants = Instants(dies_at)
-    os.fsync = lambda _: None  # slow, and a killed process loses nothing that it handed to the system
+    os.fsync = lambda fd: None  # type: ignore[misc]  # slow, and a killed process loses nothing that it handed to the system
     for owner, name in ((os, "fsync"), (Path, "replace"), (Path, "hardlink_to"), (Path, "unlink"), (Path, "mkdir")):
         instants.watch(owner, name)
     job._LOG_EVERY_S = -1.0

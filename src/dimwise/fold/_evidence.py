@@ -23,8 +23,8 @@ class Evidence:
     """Data, score and an example input.
 
     ``score(model)`` must be computed on validation data: folds choose, and choices never see the test split.
-    ``cost(model)`` returns at least ``params``, ``macs`` and ``size_bytes``. Both take whatever the fold takes and returns: an
-    ``nn.Module`` or an ``onnx.ModelProto``.
+    ``cost(model)`` returns at least ``params``, ``macs`` and ``size_bytes``. Both take whatever the fold takes and
+    returns: an ``nn.Module`` or an ``onnx.ModelProto``.
     """
 
     data: Data

@@ -145,8 +145,9 @@ class Flow:
         """Values that meet element by element, broadcast to ``shape``: their channels leave together."""
         dims = {v.dim + len(shape) - len(v.shape) for v in values if v.atoms is not None}
         if len(dims) != 1:
+            along = "channels that lie along different dimensions" if dims else "it with others that stay"
             for v in values:
-                self.fix(v, f"{op.name} joins channels that lie along different dimensions")
+                self.fix(v, f"{op.name} joins {along}")
             return Value(shape)
         (dim,) = dims
         merged: Labels | None = None

@@ -222,6 +222,8 @@ def _link(source: Path, name: Path) -> None:
         temp.replace(name)
         temp.unlink(missing_ok=True)  # rename does nothing when both already are the same file
     except OSError as error:
+        with contextlib.suppress(OSError):
+            temp.unlink(missing_ok=True)
         raise run_error(name, error) from error
 
 
