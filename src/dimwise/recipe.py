@@ -32,8 +32,8 @@ def config(cls: type[T]) -> type[T]:
     from pydantic import ConfigDict
     from pydantic.dataclasses import dataclass
 
-    made = dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid", use_attribute_docstrings=True))(cls)
-    return made  # type: ignore[return-value]
+    told = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+    return dataclass(frozen=True, kw_only=True, config=told)(cls)  # type: ignore[return-value]
 
 
 def build(cls: type[T], tree: Mapping[str, Any], source: str = "recipe") -> T:
@@ -80,7 +80,7 @@ def _parts(cls: type) -> dict[str, type | None]:
     for field in dataclasses.fields(cls):
         hint = hints[field.name]
         options = [hint, *get_args(hint)]
-        found[field.name] = next((h for h in options if dataclasses.is_dataclass(h)), None)  # type: ignore[misc]
+        found[field.name] = next((h for h in options if isinstance(h, type) and dataclasses.is_dataclass(h)), None)
     return found
 
 
@@ -118,10 +118,7 @@ def override(tree: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise RecipeError(f"--set {setting!r} has no '='", expected="key=value, as in train.lr=0.01")
-        try:
-            value = tomllib.loads(f"v = {text}")["v"]
-        except tomllib.TOMLDecodeError:
-            value = text.strip()
+        value = _value(text)
         *folders, last = key.strip().split(".")
         node = result
         for folder in folders:
@@ -131,6 +128,16 @@ def override(tree: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]
             node = child
         node[last] = value
     return result
+
+
+def _value(text: str) -> Any:
+    """What the text says in TOML when that is a number, a truth, a text or a list; else the text itself."""
+    try:
+        tree = tomllib.loads(f"v = {text}")
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    plain = tree.keys() == {"v"} and isinstance(tree["v"], (bool, int, float, str, list, dict))
+    return tree["v"] if plain else text.strip()  # dates, and lines after the first, are meant as text
 
 
 def _copy(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -190,7 +197,7 @@ def _toml_value(value: Any) -> str:
         return repr(value)
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        plain = "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in escaped)
+        plain = "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped)
         return f'"{plain}"'
     if isinstance(value, (list, tuple)):
         return "[" + ", ".join(_toml_value(v) for v in value) + "]"

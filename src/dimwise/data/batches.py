@@ -120,9 +120,9 @@ class TensorBatches:
             order = torch.randperm(len(self._targets), generator=generator)[: self._n_used]
         else:
             order = torch.arange(self._n_used)
-        order = order.to(self._inputs.device)
+        rest = order[start * self._size :].to(self._inputs.device)
         number = start
-        for block in order[start * self._size :].split(self._block):
+        for block in rest.split(self._block) if len(rest) else ():
             inputs = self._inputs.index_select(0, block)
             if self._last:
                 inputs = inputs.permute(0, 3, 1, 2)  # (B, H, W, C) in memory, (B, C, H, W) by index

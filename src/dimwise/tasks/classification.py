@@ -29,5 +29,6 @@ class Classification:
         return F.cross_entropy(outputs, targets, label_smoothing=self.label_smoothing)
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
-        """Fraction of inputs whose largest output is their label; outputs (N, K), targets (N,)."""
+        """Fraction of inputs whose largest output is their label; outputs (N, K), targets as for the loss."""
+        targets = targets.argmax(1) if targets.dim() == 2 else targets
         return (outputs.argmax(1) == targets).double().mean().item()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch.nn.functional as F
@@ -32,11 +33,16 @@ class Regression:
             raise RecipeError("train.label_smoothing is set for a regression", expected="0 for this task")
 
     def loss(self, outputs: Tensor, targets: Tensor) -> Tensor:
-        """outputs and targets (N, K) float, in the (standardised) unit of the targets."""
+        """outputs (N, K) and targets (N, K), or (N,) when K is 1, float, in the (standardised) unit of the targets."""
+        if targets.shape != outputs.shape:
+            targets = targets.view_as(outputs)  # (N,) for one output; anything else is an error, not a broadcast
         return F.mse_loss(outputs, targets)
 
     def score(self, outputs: Tensor, targets: Tensor) -> float:
-        """R², no unit."""
+        """R², no unit; NaN for fewer than two rows, where it has no meaning."""
         from sklearn.metrics import r2_score
 
-        return float(r2_score(targets.float().cpu().numpy(), outputs.float().cpu().numpy()))
+        if len(targets) < 2:
+            return math.nan
+        truth = targets.view_as(outputs).float().cpu().numpy()
+        return float(r2_score(truth, outputs.float().cpu().numpy()))

@@ -30,8 +30,8 @@ class _Room(types.ModuleType):
     """The room itself can be called, so that ``dw.train(model, data)`` reads like the sentence it is."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> Fitted:
+        """The same as :func:`dimwise.train.fit.fit`, whose page has the arguments."""
         return fit(*args, **kwargs)
 
 
-_Room.__call__.__doc__ = fit.__doc__
 sys.modules[__name__].__class__ = _Room

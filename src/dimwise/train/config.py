@@ -32,8 +32,8 @@ class TrainConfig:
     peak_frac: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """For onecycle: fraction of the run at which the peak is reached. Default: a quarter, as in fast CIFAR recipes."""
     init: Literal["default", "he"] = "default"
-    """he: normal weights of deviation √(2/fan), zero biases, for ReLU networks (fan: outputs of a convolution, inputs of
-    a dense layer); default: PyTorch's own. Default: default."""
+    """he: normal weights of deviation √(2/fan), zero biases, for ReLU networks (fan: outputs of a convolution,
+    inputs of a dense layer); default: PyTorch's own. Default: default."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Part of the target spread evenly over the classes. Default: off; 0.1 is common."""
     clip_norm: Annotated[float, Field(ge=0)] = 0.0

@@ -1,0 +1,194 @@
+"""The choice of arithmetic: what may be chosen, what is refused, what reordering keeps."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from dimwise.tasks import get
+from dimwise.train import TrainConfig, precision
+from dimwise.train.precision import Arithmetic, choose, swap_relu_and_pool_, unswap_
+
+TASK, CPU = get("classification"), torch.device("cpu")
+
+
+def conv() -> nn.Sequential:
+    torch.manual_seed(0)
+    first = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.MaxPool2d(2))
+    return nn.Sequential(first, nn.Dropout(0.5), nn.Flatten(), nn.Linear(36, 3))
+
+
+def batch() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(8, 1, 8, 8, generator=generator), torch.arange(8) % 3
+
+
+def chosen(config: TrainConfig, model: nn.Module | None = None) -> precision.Choice:
+    return choose(model or conv(), *batch(), TASK, config, device=CPU, budget_s=0.0)
+
+
+def test_auto_tries_everything_and_agrees() -> None:
+    found = chosen(TrainConfig())
+    names = [row["name"] for row in found.candidates]
+    assert names[0] == "fp32"
+    assert len(names) == len(set(names)) == 8
+    assert all(row["agrees"] and row["ms"] > 0 for row in found.candidates)
+    assert found.as_dict()["chosen"] in names
+    assert not found.arithmetic.compiled
+
+
+@pytest.mark.parametrize(
+    ("told", "n_candidates"),
+    [
+        ({"precision": "fp32", "layout": "contiguous"}, 0),
+        ({"precision": "bf16", "layout": "channels_last"}, 0),
+        ({"precision": "fp32"}, 4),
+        ({"layout": "contiguous"}, 2),
+    ],
+)
+def test_what_the_config_says_is_not_tried(told: dict[str, Any], n_candidates: int) -> None:
+    found = chosen(TrainConfig(**told))
+    assert len(found.candidates) == n_candidates
+    assert all(getattr(found.arithmetic, key) == value for key, value in told.items())
+
+
+def test_compile_is_not_tried_unless_asked() -> None:
+    model, (x, _) = conv(), batch()
+    by_config = {
+        c: {a.compiled for a in precision._candidates(model, x, TrainConfig(compile=c), CPU)}
+        for c in ("no", "yes", "auto")
+    }  # type: ignore[arg-type]
+    assert by_config == {"no": {False}, "yes": {True}, "auto": {False, True}}
+    assert TrainConfig().compile == "no"
+
+
+def test_the_model_is_not_touched() -> None:
+    model = conv()
+    before, mode = copy.deepcopy(model.state_dict()), model.training
+    chosen(TrainConfig(), model)
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+    assert model[1].p == 0.5
+    assert isinstance(model[0], nn.Sequential)
+    assert isinstance(model[0][1], nn.ReLU)
+    assert model.training == mode
+
+
+def test_a_candidate_whose_loss_disagrees_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """bf16 is made instant and wrong: it would win, and must not."""
+    real = precision._Trial.run
+
+    def run(self: Any, n_steps: int) -> None:
+        real(self, n_steps)
+        if self.arithmetic.precision == "bf16":
+            self.losses = [loss * 1.05 for loss in self.losses]
+            self.times_ms = [1e-6] * len(self.times_ms)
+
+    monkeypatch.setattr(precision._Trial, "run", run)
+    found = chosen(TrainConfig())
+    assert found.arithmetic.precision == "fp32"
+    assert {row["name"].split(",")[0] for row in found.candidates if not row["agrees"]} == {"bf16"}
+
+
+def test_a_candidate_that_is_right_and_fast_wins(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = precision._Trial.run
+
+    def run(self: Any, n_steps: int) -> None:
+        real(self, n_steps)
+        fast = self.arithmetic.name == "bf16, channels-last"
+        self.times_ms = [1.0 if fast else 9.0] * len(self.times_ms)
+
+    monkeypatch.setattr(precision._Trial, "run", run)
+    assert chosen(TrainConfig()).arithmetic == Arithmetic("bf16", "channels_last")
+
+
+def test_a_precision_without_kernels_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = precision._Trial.run
+
+    def run(self: Any, n_steps: int) -> None:
+        if self.arithmetic.precision == "bf16":
+            raise RuntimeError("not implemented for 'BFloat16'")
+        real(self, n_steps)
+
+    monkeypatch.setattr(precision._Trial, "run", run)
+    assert [row["name"] for row in chosen(TrainConfig(layout="contiguous")).candidates] == ["fp32"]
+
+
+def test_an_error_of_the_model_itself_is_not_swallowed() -> None:
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        chosen(TrainConfig(), nn.Sequential(nn.Flatten(), nn.Linear(3, 3)))
+
+
+def test_when_nothing_agrees_the_plainest_is_taken() -> None:
+    x, y = batch()
+    found = choose(conv(), x * float("nan"), y, TASK, TrainConfig(), device=CPU, budget_s=0.0)
+    assert found.arithmetic == Arithmetic()
+
+
+def test_inputs_take_layout_and_type() -> None:
+    x = torch.randn(2, 3, 4, 4)
+    assert Arithmetic("bf16").inputs(x).dtype == torch.bfloat16
+    assert Arithmetic("fp32", "channels_last").inputs(x).is_contiguous(memory_format=torch.channels_last)
+    tokens = torch.arange(4)
+    assert Arithmetic("bf16").inputs(tokens) is tokens  # integers are indices: rounding them would be wrong
+
+
+def outputs_and_gradients(model: nn.Module, x: Tensor) -> list[Tensor]:
+    model.zero_grad()
+    out = model(x)
+    out.square().sum().backward()
+    return [out.detach(), *(p.grad.clone() for p in model.parameters() if p.grad is not None)]
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_pool_before_relu_is_the_same_function(inplace: bool) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.ReLU(inplace), nn.MaxPool2d(3, stride=2, padding=1), nn.Conv2d(4, 2, 1)
+    )
+    x = torch.randn(3, 1, 9, 9)
+    plain, names = outputs_and_gradients(model, x), list(model.state_dict())
+    swapped = swap_relu_and_pool_(model)
+    assert len(swapped) == 1
+    assert isinstance(model[1], nn.MaxPool2d)
+    assert list(model.state_dict()) == names
+    for a, b in zip(outputs_and_gradients(model, x), plain, strict=True):
+        assert torch.equal(a, b)
+    unswap_(swapped)
+    assert isinstance(model[1], nn.ReLU)
+
+
+def test_two_pools_in_a_row_are_undone_in_order() -> None:
+    model = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2), nn.MaxPool2d(2), nn.ReLU(), nn.MaxPool2d(2))
+    before = list(model)
+    unswap_(swap_relu_and_pool_(model))
+    assert list(model) == before
+
+
+class Peeking(nn.Sequential):
+    """Looks at its parts by number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self[1](self[0](x))
+        return out + self[0](x).mean()
+
+
+class OwnReLU(nn.ReLU):
+    pass
+
+
+def test_what_must_not_be_swapped_is_left() -> None:
+    watched = nn.Sequential(nn.ReLU(), nn.MaxPool2d(2))
+    watched[0].register_forward_hook(lambda *_: None)
+    for model in (
+        Peeking(nn.ReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(OwnReLU(), nn.MaxPool2d(2)),
+        nn.Sequential(nn.ReLU(), nn.MaxPool2d(2, return_indices=True)),
+        nn.Sequential(nn.ReLU(), nn.AvgPool2d(2)),
+        nn.Sequential(nn.GELU(), nn.MaxPool2d(2)),
+        watched,
+    ):
+        assert swap_relu_and_pool_(model) == []
