@@ -6,6 +6,7 @@ import contextlib
 import errno
 import io
 import json
+import re
 import signal
 import tomllib
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ import pytest
 from PIL import Image
 
 from dimwise import cli, progress
-from dimwise.runs import atomic
+from dimwise.runs import atomic, folder
 
 Captured = pytest.CaptureFixture[str]
 
@@ -305,6 +306,13 @@ def test_train_prints_its_object_and_a_stopped_run_goes_on(monkeypatch: pytest.M
     assert weights[0] == weights[1]
 
 
+def test_a_run_that_is_still_running_is_not_resumed() -> None:
+    run = folder.create("runs", "digits")
+    done = dimwise("train", "--resume", "last")
+    assert done.code == 2
+    assert done.err == f"dimwise: run '{run.name}' is still running. Stop it with Ctrl-C first.\n"
+
+
 def test_train_without_json_tells_score_speed_and_folder() -> None:
     done = dimwise("train", "digits", *TINY)
     assert done.code == 0, done.err
@@ -337,7 +345,8 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(monkeypatch: pytest.Monk
         patch.setattr(atomic, "_sync", full_after_a_while)
         done = dimwise("train", "digits", *TINY, "--set", "train.checkpoint_every_s=0")
     assert done.code == 2
-    assert "disk full. Free some space" in done.err
+    assert re.search(r"cannot write '.*checkpoints/.*': disk full\. Free some space", done.err), done.err
+    assert dimwise("runs", "list", "--json").told[0]["status"] == "failed"  # type: ignore[index]
     assert done.err.count("\n") == 1
     resumed = dimwise("train", "--resume", "last", "--json")
     assert resumed.code == 0, resumed.err

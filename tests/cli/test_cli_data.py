@@ -140,3 +140,69 @@ def test_each_mistake_is_one_line(words: list[str], line: str, capsys: Captured)
     told = capsys.readouterr()
     assert told.err.count("\n") == 1
     assert re.search(line, told.err), told.err
+
+
+def idx(path: Path, *, magic: int = 0x803, n: int = 20, keep: int | None = None) -> None:
+    """An idx file of 4×4 images or of labels, possibly wrong or torn."""
+    values = np.arange(n * (16 if magic & 0xFF == 3 else 1)) % 10
+    head = [magic, n, *((4, 4) if magic & 0xFF == 3 else ())]
+    data = b"".join(int(h).to_bytes(4, "big") for h in head) + values.astype(np.uint8).tobytes()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data[:keep])
+
+
+@pytest.fixture
+def mnist() -> Path:
+    for part in ("train", "t10k"):
+        idx(Path("sets/mnist") / f"{part}-images-idx3-ubyte")
+        idx(Path("sets/mnist") / f"{part}-labels-idx1-ubyte", magic=0x801)
+    return Path("sets/mnist/train-images-idx3-ubyte")
+
+
+def told(words: list[str], capsys: Captured) -> str:
+    """The one line of a command that must fail with 2."""
+    assert cli.main(words) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"keep": 100}, "100"), ({"magic": 0x999}, "begins with the bytes 00 00 09 99; expected 00 00 08 03")],
+)
+def test_a_torn_or_wrong_idx_file_is_named(mnist: Path, change: dict[str, int], words: str, capsys: Captured) -> None:
+    idx(mnist, **change)
+    line = told(["data", "describe", "mnist"], capsys)
+    assert "train-images-idx3-ubyte" in line
+    assert re.search(words, line), line
+
+
+def test_one_corrupt_image_is_named_and_skipped_only_when_asked(capsys: Captured) -> None:
+    for name in ("cat", "dog"):
+        (Path("pets") / name).mkdir(parents=True)
+        for i in range(12):
+            Image.fromarray(np.full((6, 6, 3), 20 * i, np.uint8)).save(Path("pets") / name / f"{i}.png")
+    broken = Path("pets/dog/7.png")
+    broken.write_bytes(broken.read_bytes()[:30])
+    assert str(broken) in told(["data", "describe", "pets"], capsys)
+    assert cli.main(["data", "describe", "pets", "--set", "data.skip_corrupt=true"]) == 0
+    out = capsys.readouterr().out
+    assert "7.png" in out
+    assert sum(int(n) for row in table(out) if row[0] == "inputs" for n in row[1:]) == 23
+
+
+def test_gaps_in_a_table_are_filled_and_said_but_not_in_arrays(capsys: Captured) -> None:
+    rows = "".join(f"{i if i % 9 else ''},{'ab'[i % 2]}\n" for i in range(60))
+    Path("t.csv").write_text("size,kind\n" + rows)
+    assert cli.main(["data", "describe", "t.csv", "--set", "data.target=kind"]) == 0
+    assert "gaps filled" in capsys.readouterr().out
+    x = np.ones((40, 3), np.float32)
+    x[7, 1] = np.nan
+    np.savez("a.npz", inputs=x, targets=np.arange(40) % 2)
+    assert "NaN" in told(["data", "describe", "a.npz"], capsys)
+
+
+def test_a_missing_path_is_named(capsys: Captured) -> None:
+    words = ["data", "describe", "folder", "--set", "data.path=gone"]
+    assert "gone" in told(words, capsys)

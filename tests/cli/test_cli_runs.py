@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -167,6 +168,16 @@ def test_tensorboard_says_what_to_call(two: tuple[Path, Path], capsys: Captured)
     assert list((Path("tb") / two[1].name).glob("events.out.tfevents.*"))
     assert cli.main(["runs", "tensorboard", "last", "tb"]) == 2
     assert "holds an export of this run already" in capsys.readouterr().err
+
+
+def test_tensorboard_missing_names_the_extra(
+    two: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    assert cli.main(["runs", "tensorboard", "last", "tb"]) == 2
+    assert capsys.readouterr().err == (
+        "dimwise: exporting runs needs tensorboard, which is not installed. Run: pip install 'dimwise[tensorboard]'\n"
+    )
 
 
 def test_json_has_no_nan(capsys: Captured) -> None:

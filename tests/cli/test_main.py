@@ -195,6 +195,14 @@ assert not {heavy} & set(sys.modules), {heavy} & set(sys.modules)
     assert done.returncode == 0, done.stderr
 
 
+def test_a_terminal_that_knows_no_unicode_gets_no_traceback() -> None:
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    words = [sys.executable, "-m", "dimwise", "model", "list"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "1?28?28" in done.stdout
+
+
 def test_python_dash_m_is_the_same_door() -> None:
     done = subprocess.run([sys.executable, "-m", "dimwise", "rnu"], capture_output=True, text=True, check=False)
     assert done.returncode == 2

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import secrets
 import subprocess
@@ -109,6 +111,25 @@ def test_listing_tells_status_score_time_and_size(tmp_path: Path) -> None:
     assert by_name[going.name].score is None
     assert by_name[stopped.name].status == "interrupted"
     assert by_name[failed.name].status == "failed"
+
+
+def test_how_a_run_ended_is_written_even_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = folder.create(tmp_path, "digits")
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        folder.mark(run, "failed")
+        with pytest.raises(RunError, match=r"status\.json': disk full"):
+            folder.mark(run, "running")
+    assert folder.status(run) == "failed"
+    (run / "status.json").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        folder.mark(run, "failed")
+    assert folder.status(run) == "interrupted"
 
 
 def test_parity_that_did_not_hold_is_a_failed_run(tmp_path: Path) -> None:

@@ -45,6 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     words = list(sys.argv[1:] if argv is None else argv)
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without × or ≤ gets a question mark, not a traceback
     try:
         code = _dispatch(words)
         sys.stdout.flush()

@@ -75,6 +75,7 @@ def _resume(key: str, runs_dir: Path, data_dir: Path | None, model: str | None, 
     from dimwise.runs import folder
 
     run = folder.find(runs_dir, key)
+    folder.refuse_running(run)
     from dimwise import chain
 
     try:

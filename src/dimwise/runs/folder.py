@@ -92,12 +92,25 @@ def mark(run: str | os.PathLike[str], status: Status) -> None:
     """Write down how the run stands: running (by this process), interrupted, finished or failed.
 
     A run that was killed never gets to say so: one marked as running whose process is gone is listed as
-    interrupted.
+    interrupted. How a run ended is written as well as the disk allows and never raises, so that the error that
+    ended it, a full disk perhaps, is the one that is told.
+
+    Raises:
+        RunError: when a beginning run cannot be marked as running.
     """
     state: dict[str, Any] = {"status": status, "time": time.strftime("%Y-%m-%d %H:%M:%S")}
     if status == "running":
         state |= {"pid": os.getpid(), "born": _born(os.getpid()), "host": socket.gethostname()}
-    atomic.write_json(Path(run) / "status.json", state)
+    path = Path(run) / "status.json"
+    try:
+        atomic.write_json(path, state)
+    except RunError:
+        if status == "running":
+            raise
+        # A full disk has no room for a second file, but the first one's own block can still be overwritten.
+        with contextlib.suppress(OSError), path.open("r+b") as file:
+            file.write(json.dumps(state).encode())
+            file.truncate()
 
 
 def status(run: str | os.PathLike[str]) -> Status:
@@ -118,6 +131,16 @@ def status(run: str | os.PathLike[str]) -> Status:
         failed = isinstance(parity, dict) and parity.get("passed") is False
         return "failed" if failed else "finished"
     return "finished" if said == "finished" else "interrupted"
+
+
+def refuse_running(run: str | os.PathLike[str]) -> None:
+    """Two processes must not write to one run.
+
+    Raises:
+        RunError: when a living process works on the run.
+    """
+    if status(run) == "running":
+        raise RunError(f"run '{Path(run).name}' is still running", next_step="Stop it with Ctrl-C first.")
 
 
 def find(runs_dir: str | os.PathLike[str], key: str | os.PathLike[str]) -> Path:
@@ -235,8 +258,7 @@ def remove(run: str | os.PathLike[str]) -> None:
     run = Path(run)
     if not run.is_dir() or not is_run(run) or run.is_symlink():
         raise RunError(f"'{run}' is not a run folder", next_step="See: dimwise runs list.")
-    if status(run) == "running":
-        raise RunError(f"run '{run.name}' is still running", next_step="Stop it with Ctrl-C first.")
+    refuse_running(run)
     gone = run.with_name(f".removed-{run.name}")
     try:
         shutil.rmtree(gone, ignore_errors=True)
