@@ -190,7 +190,7 @@ class Padded(Net):
             a2=conv(5, 4),
             b1=conv(4, 6, stride=2),
             b2=conv(6, 8),
-            shortcut=PadShortcut(2, 2, 2),
+            shortcut=PadShortcut(1, 3, 2),
             out=nn.Linear(8, 2),
         )
 
@@ -207,7 +207,7 @@ class HandPadded(Padded):
     def forward(self, x: Tensor) -> Tensor:
         x = self.stem(x)
         x = F.relu(x + self.a2(F.relu(self.a1(x))))
-        short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 2, 2))
+        short = F.pad(x[:, :, ::2, ::2], (0, 0, 0, 0, 1, 3))
         return self.out(F.relu(short + self.b2(F.relu(self.b1(x)))).mean((2, 3)))
 
 
@@ -403,7 +403,7 @@ def test_padding_with_zeros_follows_where_a_module_holds_the_number() -> None:
     assert groups(Padded) == {("stem", "a2", "b2"): (4, 4), ("a1",): (5, 5), ("b1",): (6, 6), ("b2",): (4, 4)}
     net, _, channels = traced(Padded)
     alive = channels.all_alive()
-    alive[channels.paddings[0].before[1]] = False
+    alive[channels.paddings[0].after[1]] = False
     shortcut: Any = cut(net, channels, alive).get_submodule("shortcut")
     assert (shortcut.zeros_before, shortcut.zeros_after) == (1, 2)
 

@@ -306,7 +306,6 @@ def fine_tune(small: nn.Module, original: nn.Module, config: PruneConfig, eviden
         evidence.train,
         epochs=config.epochs,
         lr=evidence.train.lr * config.lr_frac,
-        init="default",  # he would draw the weights anew
         seed=derive(evidence.seed, "prune", "tune"),
     )
     kind = evidence.data.task
