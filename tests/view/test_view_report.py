@@ -101,7 +101,8 @@ def test_a_whole_run_tells_everything(made_run: Callable[[str], Path]) -> None:
     for part in (
         "7.2× smaller, 14× faster, 0.3 points lost",
         "“prune+quantize” was chosen: 98.6 % accuracy on 360 test inputs",
-        "Parity holds",
+        "Parity holds: compared with its model on the whole test set, nothing lost; largest scaled difference 3.1·10⁻⁷",
+        "keep_frac = 0.6, importance = taylor",
         "under 98.5 %",
         "validation score drops by 0.0139",
         "latency at most 0.05 ms",
@@ -120,6 +121,16 @@ def test_a_whole_run_tells_everything(made_run: Callable[[str], Path]) -> None:
     shown = [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
     assert shown == list(sections.SECTIONS)
     assert text.index("lr-too-high") < text.index("labels-smooth"), "the more serious finding comes first"
+
+
+def test_settings_are_shown_as_given_and_numbers_line_up(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    step = result["folds"][0]["steps"][0]
+    step["config"] = {"percentile": 99.99, "per_channel": True, "skip": []}
+    step["layers"] = [{"op": "Conv", "name": "a", "bits": 8, "share": 0.12345}, {"name": "b", "bits": None}]
+    text, page = read(write(result=result, records=[]))
+    assert "percentile = 99.99, per_channel = true, skip = –" in page.text
+    assert '<tr><th scope="row">a</th><td>Conv</td><td class="n">8</td><td class="n">0.123</td></tr>' in text
+    assert '<tr><th scope="row">b</th><td>–</td><td class="n">–</td><td class="n">–</td></tr>' in text
 
 
 def test_chosen_row_is_marked(made_run: Callable[[str], Path]) -> None:

@@ -78,16 +78,12 @@ def plain(text: object, n_characters: int = 24) -> str:
 
 
 def legend(axes: Any, entries: Sequence[tuple[str, str]]) -> None:
-    """Names in their colours, on the line of the title, from the right."""
-    from matplotlib.offsetbox import AnchoredOffsetbox, HPacker, TextArea
-    from matplotlib.transforms import ScaledTranslation
-
-    texts: list[Any] = [TextArea(name, textprops={"color": colour, "size": 12}) for name, colour in entries]
-    raised = axes.transAxes + ScaledTranslation(0, 10 / _POINTS_PER_INCH, axes.figure.dpi_scale_trans)
-    packed = HPacker(children=texts, pad=0, sep=12)
-    box = AnchoredOffsetbox("lower right", child=packed, frameon=False, pad=0, borderpad=0, bbox_to_anchor=(1, 1),
-                            bbox_transform=raised)  # fmt: skip
-    axes.add_artist(box)
+    """Names in their colours, on the line of the title, set from the right."""
+    right = 0.0
+    for name, colour in reversed(entries):
+        axes.annotate(name, (1, 1), (-right, 12), xycoords="axes fraction", textcoords="offset points",
+                      ha="right", va="baseline", color=colour, size=12)  # fmt: skip
+        right += 14 + sum(12 if ord(letter) > 0x2E80 else 6.6 for letter in name)  # Chinese letters are square
 
 
 def epoch_axis(axes: Any, last: float) -> None:

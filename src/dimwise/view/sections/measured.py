@@ -9,7 +9,7 @@ from dimwise.view.files import RunFiles
 from dimwise.view.page import Safe, clean, el, join, table
 from dimwise.view.story import mapping, sequence, total_seconds
 from dimwise.view.strings import Words
-from dimwise.view.units import bytes_text, ms_text, number, seconds_text, significant
+from dimwise.view.units import NONE, bytes_text, ms_text, number, seconds_text, significant
 
 MAX_FACTS = 80
 
@@ -126,7 +126,7 @@ def _named(key: str, value: Any, say: Words) -> str:
 
 def _text(value: Any, say: Words) -> str:
     if isinstance(value, (list, tuple)):
-        return ", ".join(_text(item, say) for item in value)
+        return ", ".join(_text(item, say) for item in value) or NONE
     if isinstance(value, bool):
         return say("yes" if value else "no")
     if isinstance(value, float):

@@ -13,6 +13,7 @@ from dimwise.view.story import Stage, chosen, mapping, over_budget, ratio, seque
 from dimwise.view.strings import Words
 from dimwise.view.units import (
     NBSP,
+    NONE,
     bytes_text,
     count_text,
     ms_text,
@@ -213,7 +214,7 @@ def _fold(name: str, steps: Sequence[Mapping[str, Any]], run: RunFiles, say: Wor
     parts: list[object] = [line]
     for step in steps:
         head: list[object] = [el("b", step.get("fold") or "?")] if len(steps) > 1 else []
-        settings = ", ".join(f"{k} = {_value(v)}" for k, v in mapping(step.get("config")).items())
+        settings = ", ".join(f"{k} = {_setting(v)}" for k, v in mapping(step.get("config")).items())
         if settings:
             head.append(el("span", settings, cls="mono soft"))
         seconds = number(step.get("seconds"))
@@ -248,22 +249,30 @@ def _layers(rows: Sequence[Mapping[str, Any]], say: Words) -> Safe:
         return Safe("")
     keys = list(dict.fromkeys(key for row in rows for key in row))[:10]
     keys.sort(key=lambda key: key != "name")
-    lines = [[_layer_cell(row.get(key)) for key in keys] for row in rows[:MAX_LAYER_ROWS]]
-    titles = [el("th", key.replace("_", " "), attrs={"scope": "col"}) for key in keys]
+    counted = {key for key in keys if all(row.get(key) is None or number(row[key]) is not None for row in rows)}
+    aligned = {key: "n" if key in counted else "" for key in keys}
+    lines = [
+        [_value(row.get(keys[0])), *(el("td", _value(row.get(key)), cls=aligned[key]) for key in keys[1:])]
+        for row in rows[:MAX_LAYER_ROWS]
+    ]
+    titles = [el("th", key.replace("_", " "), cls=aligned[key], attrs={"scope": "col"}) for key in keys]
     more = el("p", say("n_more", {"n": len(rows) - MAX_LAYER_ROWS}), cls="note") if len(rows) > MAX_LAYER_ROWS else ""
     return join((table(titles, lines, label=say("fold_layers"), cls="small"), more))
 
 
-def _layer_cell(value: Any) -> object:
-    if number(value) is not None:
-        return el("td", _value(value), cls="n")
-    return el("td", _value(value))
-
-
 def _value(value: Any) -> str:
-    if value is None:
-        return "–"
-    amount = number(value)
-    if amount is not None and not isinstance(value, int):
-        return significant(amount)
+    """A measurement with three digits; a setting of type int, bool or text as it was given."""
+    if isinstance(value, float):
+        return significant(number(value))
+    return _setting(value)
+
+
+def _setting(value: Any) -> str:
+    """A value as it stands in a recipe."""
+    if value is None or value == []:
+        return NONE
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_setting(item) for item in value)
     return clean(value)
