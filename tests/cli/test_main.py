@@ -209,16 +209,13 @@ def test_python_dash_m_is_the_same_door() -> None:
     assert done.stderr.startswith("dimwise: no such command 'rnu'")
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="pipes of POSIX")
-def test_a_reader_that_went_away_gets_no_traceback() -> None:
-    code = """
-import os, sys
-read, write = os.pipe()
-os.close(read)
-os.dup2(write, 1)
-from dimwise.cli import main
-sys.exit(main(["--help"]))
-"""
-    done = python(code)
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_went_away_gets_no_traceback(unbuffered: str) -> None:
+    read, write = os.pipe()
+    os.close(read)
+    environment = {**os.environ, "PYTHONUNBUFFERED": unbuffered}
+    words = [sys.executable, "-m", "dimwise", "--help"]
+    done = subprocess.run(words, stdout=write, stderr=subprocess.PIPE, text=True, check=False, env=environment)
+    os.close(write)
     assert done.returncode == 141
     assert done.stderr == ""

@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if hasattr(sys.stdout, "reconfigure"):
+    if hasattr(sys.stdout, "reconfigure") and "utf" not in sys.stdout.encoding.lower():
         sys.stdout.reconfigure(errors="replace")  # a terminal without × or ≤ gets a question mark, not a traceback
     try:
         code = _dispatch(words)
