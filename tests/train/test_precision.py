@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 from typing import Any
 
 import pytest
@@ -28,7 +29,8 @@ def batch() -> tuple[Tensor, Tensor]:
 
 
 def chosen(config: TrainConfig, model: nn.Module | None = None) -> precision.Choice:
-    return choose(model or conv(), *batch(), TASK, config, device=CPU, budget_s=0.0)
+    one_thread = dataclasses.replace(config, threads=1)  # the number of threads is a question of its own
+    return choose(model or conv(), *batch(), TASK, one_thread, device=CPU, budget_s=0.0)
 
 
 def test_auto_tries_everything_and_agrees() -> None:
@@ -117,6 +119,29 @@ def test_a_precision_without_kernels_is_passed_over(monkeypatch: pytest.MonkeyPa
     assert [row["name"] for row in chosen(TrainConfig(layout="contiguous")).candidates] == ["fp32"]
 
 
+@pytest.mark.parametrize(("all_ms", "one_ms", "threads"), [(1.0, 2.0, 0), (1.0, 1.05, 1), (9.0, 1.0, 1)])
+def test_threads_that_hardly_help_are_left_idle(
+    monkeypatch: pytest.MonkeyPatch, all_ms: float, one_ms: float, threads: int
+) -> None:
+    monkeypatch.setattr(precision._Trial, "ms_by_threads", lambda self, budget_s: (all_ms, one_ms))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = choose(conv(), *batch(), TASK, TrainConfig(), device=CPU, budget_s=0.0)
+    finally:
+        torch.set_num_threads(before)
+    assert found.arithmetic.threads == found.as_dict()["threads"] == threads
+    assert any(row["name"].endswith("one thread") for row in found.candidates) == bool(threads)
+
+
+def test_timing_by_threads_gives_the_threads_back() -> None:
+    before = torch.get_num_threads()
+    trial = precision._Trial(conv(), *batch(), TASK, TrainConfig(), Arithmetic())
+    trial.run(1)
+    assert all(ms > 0 for ms in trial.ms_by_threads(0.0))
+    assert torch.get_num_threads() == before
+
+
 def test_an_error_of_the_model_itself_is_not_swallowed() -> None:
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
         chosen(TrainConfig(), nn.Sequential(nn.Flatten(), nn.Linear(3, 3)))
@@ -124,7 +149,7 @@ def test_an_error_of_the_model_itself_is_not_swallowed() -> None:
 
 def test_when_nothing_agrees_the_plainest_is_taken() -> None:
     x, y = batch()
-    found = choose(conv(), x * float("nan"), y, TASK, TrainConfig(), device=CPU, budget_s=0.0)
+    found = choose(conv(), x * float("nan"), y, TASK, TrainConfig(threads=1), device=CPU, budget_s=0.0)
     assert found.arithmetic == Arithmetic()
 
 

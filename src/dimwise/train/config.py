@@ -55,7 +55,7 @@ class TrainConfig:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where it runs; auto takes CUDA when there is one. Default: auto."""
     threads: Annotated[int, Field(ge=0)] = 0
-    """Compute threads; 0 leaves PyTorch's choice (all cores). Default: 0."""
+    """Compute threads; 0 takes all cores, or one where measuring shows that more hardly help. Default: 0."""
     checkpoint_every_s: Annotated[float, Field(ge=0)] = 20.0
     """Seconds between checkpoints (at step boundaries); 0 saves after every step. Default: a loss of 20 s at most."""
     eval_every: Annotated[int, Field(ge=1)] = 1

@@ -81,7 +81,7 @@ def fit(
     model.to(device)
     with guards.threads(config.threads), guards.own_randomness(device):
         choice, n_outputs = _choice(model, data, task, config, device, saved, plain=step is plain_step)
-        with _arranged(model, choice.arithmetic) as face:
+        with guards.threads(choice.arithmetic.threads), _arranged(model, choice.arithmetic) as face:
             source = feed(
                 data,
                 config,

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
+import statistics
 import time
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -23,6 +25,7 @@ from dimwise.train.optimizer import optimizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_WORTH_THREADS = 0.9  # all threads must take at most so much of one thread's time
 _AGREE_FRAC = 0.02  # losses further apart than this after a few steps are not the same training
 
 
@@ -43,6 +46,8 @@ class Arithmetic:
     swap_pool: bool = False
     """Max-pool before ReLU: the same function (ReLU is monotone), a quarter of the work for the ReLU."""
     device: str = "cpu"
+    threads: int = 0
+    """Compute threads; 0 leaves PyTorch's number."""
 
     @property
     def name(self) -> str:
@@ -51,6 +56,7 @@ class Arithmetic:
         words += ["channels-last"] * (self.layout == "channels_last")
         words += ["pool before ReLU"] * self.swap_pool
         words += ["compiled"] * self.compiled
+        words += ["one thread"] * (self.threads == 1)
         return ", ".join(words)
 
     def context(self) -> AbstractContextManager[Any]:
@@ -100,6 +106,7 @@ class Choice:
             "layout": chosen.layout,
             "compiled": chosen.compiled,
             "swap_pool": chosen.swap_pool,
+            "threads": chosen.threads,
             "candidates": self.candidates,
         }
 
@@ -145,7 +152,15 @@ def choose(
     reference = trials[0].losses[2]  # the first candidate is the plainest: fp32 unless told otherwise
     rows = [t.row(reference) for t in trials]
     agreeing = [t for t, row in zip(trials, rows, strict=True) if row["agrees"]] or trials[:1]
-    return Choice(min(agreeing, key=lambda t: t.ms).arithmetic, rows)
+    fastest = min(agreeing, key=lambda t: t.ms)
+    if config.threads == 0 and device.type == "cpu" and torch.get_num_threads() > 1:
+        all_ms, one_ms = fastest.ms_by_threads(budget_s / 2)
+        # Threads that hardly help wait for each other, and on a busy machine they wait long.
+        if one_ms < all_ms / _WORTH_THREADS:
+            alone = dataclasses.replace(fastest.arithmetic, threads=1)
+            rows.append({**fastest.row(reference), "name": alone.name, "ms": round(one_ms, 4)})
+            return Choice(alone, rows)
+    return Choice(fastest.arithmetic, rows)
 
 
 def _race(trials: list[_Trial], budget_s: float) -> None:
@@ -188,6 +203,23 @@ class _Trial:
             self._optimizer.step()
             self.losses.append(loss.item())
             self.times_ms.append((time.perf_counter() - start) * 1e3)
+
+    def ms_by_threads(self, budget_s: float) -> tuple[float, float]:
+        """Milliseconds per step (with all threads, with one), measured in turn."""
+        n_all = torch.get_num_threads()
+        times: dict[int, list[float]] = {n_all: [], 1: []}
+        deadline = time.perf_counter() + budget_s
+        try:
+            while time.perf_counter() < deadline or len(times[1]) < 3:
+                for n_threads, found in times.items():
+                    torch.set_num_threads(n_threads)
+                    self.run(1)  # the first step after the change makes or parks threads
+                    start = time.perf_counter()
+                    self.run(2)
+                    found.append((time.perf_counter() - start) / 2 * 1e3)
+        finally:
+            torch.set_num_threads(n_all)
+        return statistics.median(times[n_all]), statistics.median(times[1])
 
     @property
     def ms(self) -> float:
