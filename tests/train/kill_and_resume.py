@@ -198,7 +198,8 @@ def compare(scenario: str, n_kills: int, folder: Path) -> dict[str, Any]:
     expected = json.loads((whole / "outcome.json").read_text())
     n_instants = expected.pop("instants")
     different = []
-    instants = sorted({1 + round(i * (n_instants - 1) / (n_kills - 1)) for i in range(n_kills)})
+    spread = {1 + round(i * (n_instants - 1) / (n_kills - 1)) for i in range(n_kills)}
+    instants = sorted(spread | {n_instants - 16})  # the last save: the manifest is written, the names are not yet set
     for instant in instants:
         run = folder / f"killed-{instant}"
         assert forked(scenario, run, resume=False, dies_at=instant) == signal.SIGKILL

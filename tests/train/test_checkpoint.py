@@ -63,6 +63,17 @@ def test_what_is_saved_is_restored(tmp_path: Path) -> None:
     assert row["x"] == [math.inf, -math.inf, 0.1]
 
 
+def test_the_scale_of_half_precision_goes_on(tmp_path: Path) -> None:
+    now = moving(1)
+    now.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    now.scaler.scale(torch.tensor(1.0))
+    checkpoint.save(tmp_path, now, now.model.state_dict(), counters(1))
+    fresh = moving(0)
+    fresh.scaler = torch.amp.GradScaler("cpu")
+    checkpoint.restore(fresh, checkpoint.load(tmp_path))
+    assert fresh.scaler.scale(torch.tensor(1.0)).item() == 1024.0
+
+
 def test_the_names_people_look_for(tmp_path: Path) -> None:
     save(tmp_path, 1)
     save(tmp_path, 2)
@@ -116,6 +127,22 @@ def test_best_weights_are_written_once(tmp_path: Path) -> None:
     written = (tmp_path / "best-00000001.safetensors").stat().st_mtime_ns
     checkpoint.save(tmp_path, moving(2), first.model.state_dict(), counters(1))
     assert (tmp_path / "best-00000001.safetensors").stat().st_mtime_ns == written
+
+
+def test_a_kill_before_the_names_are_set_is_made_good(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "_name", lambda *_: None)
+        save(tmp_path, 2)
+    (tmp_path / ".last.safetensors.1.tmp").write_bytes(b"left behind")
+    (tmp_path / "last-00000007.safetensors").write_bytes(b"of a save that was never completed")
+    assert (tmp_path / "last.safetensors").read_bytes() == (tmp_path / "last-00000001.safetensors").read_bytes()
+    checkpoint.tidy(tmp_path, checkpoint.load(tmp_path))
+    for part in ("last", "best"):
+        assert (tmp_path / f"{part}.safetensors").read_bytes() == (
+            tmp_path / f"{part}-00000002.safetensors"
+        ).read_bytes()
+    assert len(list(tmp_path.iterdir())) == 1 + 2 + 2 * 3
 
 
 def test_all_damaged_says_so(tmp_path: Path) -> None:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.errors import RunError
-from dimwise.runs.atomic import run_error, write_bytes, write_json
+from dimwise.runs.atomic import run_error, sweep, write_bytes, write_json
 from dimwise.train.loop import Moving
 
 FORMAT = 1
@@ -66,14 +66,30 @@ def save(folder: Path, moving: Moving, best: dict[str, Tensor], counters: dict[s
         kept = [g for g in previous if g["step"] < moving.step][:1]
         generations = [{"step": moving.step, "files": files, "counters": counters}, *kept]
         write_json(folder / "manifest.json", _spelt({"format": FORMAT, "generations": generations}))
-        _link(folder / files["last"]["file"], folder / "last.safetensors")
-        _link(folder / files["best"]["file"], folder / "best.safetensors")
+        _name(folder, files)
     except RunError as error:
         whole = _generations(folder)
         _remove_all_but(whole, folder)  # on a full disk, half a generation is in the way
         intact = f"The checkpoint of step {whole[0]['step']} is intact: resume from it." if whole else ""
         raise RunError(error.what, next_step=f"{error.next_step} {intact}".strip()) from error
     _remove_all_but(generations, folder)
+
+
+def tidy(folder: Path, found: Checkpoint) -> None:
+    """Before a run goes on: what a kill in the middle of a save left undone is done, and what it left behind removed.
+
+    Raises:
+        RunError: when the folder cannot be written.
+    """
+    sweep(folder)
+    generations = _generations(folder)
+    _name(folder, next(g["files"] for g in generations if g["step"] == found.step))
+    _remove_all_but(generations, folder)
+
+
+def _name(folder: Path, files: dict[str, Any]) -> None:
+    for part in ("last", "best"):
+        _link(folder / files[part]["file"], folder / f"{part}.safetensors")
 
 
 def exists(folder: Path) -> bool:

@@ -15,7 +15,7 @@ from dimwise.data.sets import Split
 from dimwise.errors import NonFiniteLoss, RunError
 from dimwise.progress import Bar, Progress
 from dimwise.recipe import as_dict
-from dimwise.runs.atomic import run_error, sweep
+from dimwise.runs.atomic import run_error
 from dimwise.runs.metrics import Metrics
 from dimwise.tasks import Task
 from dimwise.train import checkpoint, guards, health
@@ -82,10 +82,10 @@ class RunFolder:
 
     def saved(self, progress: Progress) -> Checkpoint | None:
         """The checkpoint to continue from; None when there is none yet."""
-        sweep(self.checkpoints)
         if not checkpoint.exists(self.checkpoints):
             return None
         found = checkpoint.load(self.checkpoints)
+        checkpoint.tidy(self.checkpoints, found)
         if found.skipped:
             progress.say(f"{', '.join(found.skipped)} is damaged: going on from the checkpoint of step {found.step}")
         return found
@@ -182,6 +182,7 @@ class Job:
             clock.start()
             self._save(metrics)  # from the first moment on there is something to come back to
             before = self._weights_before_last(per_epoch)
+            clock.go_on()
             for record in () if stopped else self._steps():
                 now = time.monotonic()
                 if record.loss - record.loss != 0.0:  # NaN or infinite
