@@ -13,6 +13,8 @@ SHORT = [
     "fold.candidates=['quantize', 'prune+quantize', 'distill']",
     "fold.prune.epochs=3",
     "fold.distill.epochs=6",
+    "budget.drop=0.02",
+    "budget.size_bytes=0",
 ]
 
 

@@ -95,7 +95,8 @@ def test_an_impossible_budget_fails_and_names_the_nearest(tmp_path):
 
 
 def test_no_fold_better_keeps_the_original(tmp_path):
-    result = chain.run(chain.load("digits", ["train.epochs=2", "fold.candidates=[]"]), runs_dir=tmp_path)
+    settings = ["train.epochs=2", "fold.candidates=[]", "budget.size_bytes=0"]
+    result = chain.run(chain.load("digits", settings), runs_dir=tmp_path)
     assert result.as_dict()["chosen"] == "onnx"
     assert result.as_dict()["reasons"]["onnx"] == "no fold is better: keep the original"
     assert result.as_dict()["parity"]["max_scaled_diff"] < 1e-4
@@ -108,7 +109,7 @@ def test_a_users_own_network_goes_the_whole_way(tmp_path, monkeypatch):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    recipe = chain.load("digits", ["train.epochs=3", "fold.candidates=['quantize']"])
+    recipe = chain.load("digits", ["train.epochs=3", "fold.candidates=['quantize']", "budget.drop=1.0"])
     result = chain.run(recipe, runs_dir=tmp_path / "runs", model="own_nets:small")
     assert result.as_dict()["stages"][0]["params"] == 64 * 32 + 32 + 32 * 10 + 10
     with pytest.raises(RunError, match="own_nets:small"):
@@ -163,8 +164,19 @@ def test_a_table_goes_the_whole_way(tmp_path, data_dir, target):
         "train.label_smoothing=0.0",
         "fold.candidates=['quantize']",
         "budget.drop=0.05",
+        "budget.size_bytes=0",
     ]
     result = chain.run(chain.load("digits", settings), runs_dir=tmp_path)
     told = result.as_dict()
     assert told["score"]["name"] == ("accuracy" if target == "Survived" else "r2")
     assert told["score"]["value"] > (0.7 if target == "Survived" else 0.1)
+
+
+def test_a_fold_that_cannot_be_done_costs_its_candidates_and_not_the_run(tmp_path):
+    settings = ["model.name=mlp", "train.epochs=2", "fold.candidates=['prune', 'prune+quantize', 'quantize']"]
+    settings += ["fold.prune.macs=0.000001", "ship.parity_max_score_drop=1.0", "budget.drop=1.0"]
+    settings.append("budget.size_bytes=0")
+    told = chain.run(chain.load("digits", settings), runs_dir=tmp_path).as_dict()
+    assert [s["name"] for s in told["stages"]] == ["trained", "onnx", "quantize"]
+    assert "MACs" in told["reasons"]["prune"]
+    assert told["reasons"]["prune+quantize"] == told["reasons"]["prune"]

@@ -12,6 +12,7 @@ from torch import nn
 from dimwise import fold, measure, models, ship
 from dimwise.chain.recipe import Recipe
 from dimwise.data.sets import Data, Split
+from dimwise.errors import DimwiseError
 from dimwise.fold._evidence import Evidence, FoldReport
 from dimwise.progress import Progress
 from dimwise.tasks import Task
@@ -40,10 +41,21 @@ class Candidate:
     runner: Any = None
 
 
+@dataclass(frozen=True)
+class Skipped:
+    """A candidate that cannot be made from this network, and why."""
+
+    name: str
+    reason: str
+
+
 def make(
     network: nn.Module, recipe: Recipe, data: Data, task: Task, model_name: str | None, progress: Progress
-) -> Iterator[Candidate]:
-    """The unfolded network first, then each candidate of the plan; shared beginnings are folded once."""
+) -> Iterator[Candidate | Skipped]:
+    """The unfolded network first, then each candidate of the plan; shared beginnings are folded once.
+
+    A fold that cannot work on this network costs its candidates, not the run.
+    """
     example = data.normalise(data.train.inputs[:1])
     evidence = fold.evidence(data, task, train=recipe.train, augment=recipe.augment, progress=progress)
     floats: dict[str, tuple[nn.Module, list[FoldReport]]] = {"": (network, [])}
@@ -57,21 +69,26 @@ def make(
             graphs[path] = Candidate(path or ORIGINAL, proto, profile.params, profile.macs, reports, model)
         return graphs[path]
 
-    yield graph("")
-    for name in recipe.fold.candidates:
+    def candidate(name: str) -> Candidate:
         path = ""
         for word in name.split("+"):
             before, path = path, f"{path}+{word}".lstrip("+")
             if word == "quantize":
                 base = graph(before)
                 proto, report = fold.quantize(base.proto, recipe.fold.quantize, _on_runtime(evidence, recipe, base))
-                yield replace(base, name=name, proto=proto, reports=[*base.reports, report], exact=False)
-            elif path not in floats:
+                return replace(base, name=name, proto=proto, reports=[*base.reports, report], exact=False)
+            if path not in floats:
                 model, reports = floats[before]
                 folded, report = _fold_float(word, model, recipe, evidence, model_name)
                 floats[path] = (folded, [*reports, report])
-        if not name.endswith("quantize"):
-            yield graph(name)
+        return graph(name)
+
+    yield graph("")
+    for name in recipe.fold.candidates:
+        try:
+            yield candidate(name)
+        except DimwiseError as error:
+            yield Skipped(name, str(error))
 
 
 def _fold_float(

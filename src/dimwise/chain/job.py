@@ -16,7 +16,7 @@ from dimwise import measure, models, ship
 from dimwise import recipe as machinery
 from dimwise.chain import candidates as folding
 from dimwise.chain import choose, facts, pictures
-from dimwise.chain.candidates import Candidate, sizes_within
+from dimwise.chain.candidates import Candidate, Skipped, sizes_within
 from dimwise.chain.recipe import Recipe
 from dimwise.data import load as load_data
 from dimwise.data.sets import Data
@@ -100,9 +100,14 @@ def run(
             fitted = fit(network, data, task, recipe.train, augment=recipe.augment, run_dir=run_dir, progress=progress)
         with clock("fold"), progress.stage("fold", len(recipe.fold.candidates) + 1) as bar:
             found: list[Candidate] = []
-            for candidate in folding.make(fitted.model, recipe, data, task, model, progress):
-                found.append(candidate)
-                bar.update(len(found), candidate.name)
+            skipped: dict[str, str] = {}
+            for made in folding.make(fitted.model, recipe, data, task, model, progress):
+                bar.update(len(found) + len(skipped) + 1, made.name)
+                if isinstance(made, Skipped):
+                    skipped[made.name] = made.reason
+                    progress.say(f"{made.name}: skipped. {made.reason}")
+                else:
+                    found.append(made)
         with clock("measure"), progress.stage("measure"):
             folding.look(found, recipe, data, task)
             trained = trained_stage(fitted, recipe, data, task)
@@ -116,7 +121,7 @@ def run(
         with clock("pictures"):
             pictures.save(run_dir, fitted.model, outputs[chosen.name], data)
         told = facts.contract(run_dir, data, task, stages, chosen.name, artifact, parity, clock.seconds)
-        told |= facts.details(recipe, data, fitted, found, reasons, told, failure)
+        told |= facts.details(recipe, data, fitted, found, reasons | skipped, told, failure)
         write_json(run_dir / "result.json", told)
         folder.mark(run_dir, "failed" if failure else "finished")
     return Result(run_dir, told, failure)
