@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import dimwise.train as train
 from dimwise.train import TrainConfig
 
-N, BATCH, EPOCHS, REPEATS = 64 * 400, 64, 2, 7
+N, BATCH, EPOCHS, REPEATS = 64 * 400, 64, 5, 7
 X = torch.randn(N, 64, generator=torch.Generator().manual_seed(0))
 Y = torch.randint(0, 10, (N,), generator=torch.Generator().manual_seed(1))
 STEPS = N // BATCH * EPOCHS
@@ -61,9 +61,7 @@ def loader() -> None:
 
 
 def ours() -> None:
-    config = TrainConfig(
-        epochs=EPOCHS, batch_size=BATCH, optimizer="sgd", lr=0.01, precision="fp32", layout="contiguous", keep="last"
-    )
+    config = TrainConfig(epochs=EPOCHS, batch_size=BATCH, optimizer="sgd", lr=0.01)  # the rest as it comes
     with tempfile.TemporaryDirectory() as folder:
         train.fit(network(), (X, Y), "classification", config, run_dir=Path(folder))
 

@@ -131,7 +131,9 @@ def _choice(
         precision = "fp32" if config.precision == "auto" else config.precision
         layout = "contiguous" if config.layout == "auto" else config.layout
         return Choice(Arithmetic(precision, layout, config.compile == "yes", False, device.type)), n_outputs
-    return choose(model, *batch, task, config, device=device), n_outputs
+    n_samples = len(data.train) if isinstance(data, Data) else len(data[1])  # type: ignore[index]
+    n_steps = -(-n_samples // (config.batch_size * config.accumulate)) * config.epochs
+    return choose(model, *batch, task, config, device=device, n_steps=n_steps), n_outputs
 
 
 @contextmanager

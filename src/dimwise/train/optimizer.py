@@ -31,8 +31,8 @@ def optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     trainable = [p for p in model.parameters() if p.requires_grad]
     if not trainable:
         raise ModelError("the model has no trainable parameter", next_step="Set requires_grad on what should learn.")
-    decays = [p for p in trainable if p.dim() >= 2]
-    others = [p for p in trainable if p.dim() < 2]
+    decays = [p for p in trainable if p.dim() >= 2 or not config.weight_decay]  # without decay one group is one kernel
+    others = [p for p in trainable if p.dim() < 2 and config.weight_decay]
     groups: list[dict[str, Any]] = [
         {"params": part, "weight_decay": decay}
         for part, decay in ((decays, config.weight_decay), (others, 0.0))

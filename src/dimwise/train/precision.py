@@ -119,6 +119,7 @@ def choose(
     config: TrainConfig,
     *,
     device: torch.device,
+    n_steps: int = 0,
     budget_s: float = 1.0,
 ) -> Choice:
     """The fastest arithmetic whose loss agrees, among what the config leaves open.
@@ -130,7 +131,8 @@ def choose(
         task: whose loss is computed.
         config: precision, layout and compile; "auto" leaves one open.
         device: where it runs.
-        budget_s: seconds for all candidates together.
+        n_steps: length of the training that follows; the trial takes no more than a twentieth of it. 0: unknown.
+        budget_s: most seconds for all candidates together, warming up left out.
 
     Returns:
         The choice; when only one candidate is possible it is taken unmeasured.
@@ -148,6 +150,8 @@ def choose(
                 raise  # the plainest must work: this is the model's own error
             continue
         trials.append(trial)
+    if n_steps:
+        budget_s = min(budget_s, 0.05 * n_steps * trials[0].ms / 1e3)
     _race(trials, budget_s)
     reference = trials[0].losses[2]  # the first candidate is the plainest: fp32 unless told otherwise
     rows = [t.row(reference) for t in trials]
