@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from dimwise.data.augment import AugmentConfig
 from dimwise.data.batches import Batches, LoaderBatches, TensorBatches
+from dimwise.data.grow import Growing
 from dimwise.data.sets import Data, Split
 from dimwise.errors import DataError, ModelError, UserError
 from dimwise.tasks import Task
@@ -156,7 +157,7 @@ def feed(
     def prepare(x: Tensor) -> Tensor:
         return arithmetic.inputs(x if normalise is None else normalise(x))
 
-    batches = TensorBatches(
+    batches: Batches = TensorBatches(
         inputs if large else prepare(inputs),
         targets.to(device),
         config.batch_size,
@@ -165,6 +166,8 @@ def feed(
         n_classes=n_outputs,
         prepare=prepare if large else None,
     )
+    if augment is not None and augment.grow_from < 1:
+        batches = Growing(batches, augment.grow_from, config.epochs)
     if held_out is None or held_out is valid or normalise is None:
         return Feed(batches, held_out, None)
     if held_out.inputs.numel() * 4 > _WHOLE_BYTES:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.data.augment import AugmentConfig
+from dimwise.data.grow import shrink
 from dimwise.data.sets import Data, Split
 from dimwise.errors import UserError
 from dimwise.progress import SILENT, Progress
@@ -80,7 +81,7 @@ def fit(
     device = _device(config)
     model.to(device)
     with guards.threads(config.threads), guards.own_randomness(device):
-        choice, n_outputs = _choice(model, data, task, config, device, saved, plain=step is plain_step)
+        choice, n_outputs = _choice(model, data, task, config, device, saved, augment, plain=step is plain_step)
         with guards.threads(choice.arithmetic.threads), _arranged(model, choice.arithmetic) as face:
             source = feed(
                 data,
@@ -115,6 +116,7 @@ def _choice(
     config: TrainConfig,
     device: torch.device,
     saved: Checkpoint | None,
+    augment: AugmentConfig | None,
     *,
     plain: bool,
 ) -> tuple[Choice, int]:
@@ -123,6 +125,8 @@ def _choice(
     if batch is not None and plain:
         targets = data.train.targets if isinstance(data, Data) else data[1]  # type: ignore[index]
         n_outputs = check(model, batch, targets, task)
+        if augment is not None and augment.grow_from < 1:
+            check(model, (shrink(batch[0], augment.grow_from), batch[1]), targets, task)
     if saved is not None:  # the clock may decide differently today; the numbers must not
         told = dict(saved.counters["choice"])
         candidates = told.pop("candidates")
