@@ -211,6 +211,14 @@ def test_tables_that_do_not_fit(table_artifact: Path, tmp_path: Path, picture: P
     path.write_text("Age,Sex\n")
     with pytest.raises(DataError, match=r"t\.csv holds no inputs"):
         predict(table_artifact, [path])
+    path.write_text("Age,Sex\n30,male\n31,other\n")
+    with pytest.raises(
+        DataError,
+        match=r"t\.csv: column 'Sex' has 'other' in row 2, which training never saw; expected one of: female, male"
+        r".*--allow-unknown",
+    ):
+        predict(table_artifact, [path])
+    assert len(predict(table_artifact, [path], allow_unknown=True)) == 2
     with pytest.raises(DataError, match=r"one\.png is of a kind that 'model' does not take; expected a CSV table, or"):
         predict(table_artifact, [picture])
 

@@ -25,7 +25,10 @@ class _Parser(argparse.ArgumentParser):
         hint = ""
         if message.startswith("unrecognized arguments: "):
             word = message.removeprefix("unrecognized arguments: ").split()[0]
-            message, hint = f"no such option '{word}'", nearest(word, ["--top", "--json", "--help"]) + " "
+            message, hint = (
+                f"no such option '{word}'",
+                nearest(word, ["--top", "--allow-unknown", "--json", "--help"]) + " ",
+            )
         raise UserError(f"predict: {message}", next_step=f"{hint}See: dimwise predict --help.".strip())
 
 
@@ -41,6 +44,9 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument("artifact", metavar="ARTIFACT", type=Path, help="the artifact's folder, as in RUN/artifacts/NAME")
     made.add_argument("files", metavar="FILE", nargs="+", type=Path, help="images, .npy or .npz arrays, or .csv tables")
     made.add_argument("--top", metavar="K", type=_count, default=3, help="how many classes to name (default: 3)")
+    made.add_argument(
+        "--allow-unknown", action="store_true", help="tables: take categories training never saw as none of the known"
+    )
     made.add_argument("--json", action="store_true", help="print one JSON object as the last line of standard output")
     return made
 
@@ -59,7 +65,7 @@ def main(words: Sequence[str]) -> int:
         return 0
     from dimwise.ship.predictor import predict
 
-    found = predict(said.artifact, said.files, top=said.top)
+    found = predict(said.artifact, said.files, top=said.top, allow_unknown=said.allow_unknown)
     if said.json:
         _out.emit({"artifact": str(said.artifact), "predictions": found})
     else:

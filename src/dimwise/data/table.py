@@ -91,6 +91,37 @@ def apply(encoder: Mapping[str, Any], columns: Mapping[str, Column]) -> NDArray[
     return np.concatenate([*filled, *indicators, *ones], axis=1).astype(np.float32)  # (N, F)
 
 
+def refuse_unknown(encoder: Mapping[str, Any], columns: Mapping[str, Column]) -> None:
+    """Make sure that training saw every category of the rows.
+
+    Args:
+        encoder: see the head of this module.
+        columns: name -> N cells, as for :func:`apply`.
+
+    Raises:
+        DataError: naming column, row and category, and the known ones.
+
+    Example:
+        >>> encoder = {"columns": [{"name": "Sex", "kind": "category", "categories": ["female", "male"]}]}
+        >>> refuse_unknown(encoder, {"Sex": ["male", "x"]})
+        Traceback (most recent call last):
+        ...
+        dimwise.errors.DataError: column 'Sex' has 'x' in row 2, which training never saw; expected one of: female, male
+    """
+    for column in encoder["columns"]:
+        if column["kind"] != "category":
+            continue
+        known = set(column["categories"])
+        for row, cell in enumerate(columns.get(column["name"], ()), 1):
+            # A gap is no category: where training had none, it counts as none of them.
+            if not is_missing(cell) and str(cell) not in known:
+                shown = [c for c in column["categories"] if c != MISSING]
+                raise DataError(
+                    f"column {column['name']!r} has {cell!r} in row {row}, which training never saw",
+                    expected="one of: " + ", ".join(shown[:12]) + (", …" if len(shown) > 12 else ""),
+                )
+
+
 def numbers(cells: Column, name: str) -> NDArray[np.float64]:
     """Cells as float64, NaN where there is no value.
 

@@ -21,7 +21,13 @@ _ARRAYS, _TABLES = (".npy", ".npz"), (".csv", ".csv.gz", ".tsv", ".tsv.gz")
 
 
 def predict(
-    folder: str | Path, files: Sequence[str | Path], *, top: int = 3, threads: int = 1, batch_size: int = 64
+    folder: str | Path,
+    files: Sequence[str | Path],
+    *,
+    top: int = 3,
+    threads: int = 1,
+    batch_size: int = 64,
+    allow_unknown: bool = False,
 ) -> list[dict[str, Any]]:
     """Classify (or estimate from) files with an artifact.
 
@@ -34,6 +40,7 @@ def predict(
         top: how many of the most probable classes to list, at least 1.
         threads: threads of one inference.
         batch_size: rows at once; bounds the memory.
+        allow_unknown: in tables, take a category that training never saw as none of the known ones.
 
     Returns:
         One row per input, in order, of plain JSON values:
@@ -44,7 +51,7 @@ def predict(
 
     Raises:
         ArtifactError: when the artifact is damaged, failed its parity check, or gives something not finite.
-        DataError: naming the file that cannot be read or does not fit, and what would.
+        DataError: naming the file that cannot be read or does not fit, and what would; or the unknown category.
     """
     from dimwise.ship.runtime import session
 
@@ -57,7 +64,7 @@ def predict(
         )
     runner = session(artifact.model_path, threads=threads)
     rows = []
-    for names, batch in _batches(files, manifest, batch_size):
+    for names, batch in _batches(files, manifest, batch_size, allow_unknown):
         outputs = runner.run(batch)
         _refuse_strange(outputs, names, artifact)
         rows += [
@@ -125,13 +132,13 @@ def _refuse_strange(outputs: Array, names: Sequence[tuple[str, int]], artifact: 
 
 
 def _batches(
-    files: Sequence[str | Path], manifest: Manifest, batch_size: int
+    files: Sequence[str | Path], manifest: Manifest, batch_size: int, allow_unknown: bool
 ) -> Iterator[tuple[list[tuple[str, int]], Array]]:
     """Rows of all files, joined and cut to the batch size, with (file, index in the file) of each."""
     names: list[tuple[str, int]] = []
     parts: list[Array] = []
     for file in files:
-        found = _read(Path(file), manifest)  # (n, ...)
+        found = _read(Path(file), manifest, allow_unknown)  # (n, ...)
         for at in range(0, len(found), batch_size):
             part = found[at : at + batch_size]
             if names and len(names) + len(part) > batch_size:
@@ -142,7 +149,7 @@ def _batches(
     yield names, np.concatenate(parts)
 
 
-def _read(path: Path, manifest: Manifest) -> Array:
+def _read(path: Path, manifest: Manifest, allow_unknown: bool) -> Array:
     """The raw inputs of one file, (n, ...), of the dtype of the manifest."""
     if not path.is_file():
         what = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
@@ -152,7 +159,7 @@ def _read(path: Path, manifest: Manifest) -> Array:
     if name.endswith(_ARRAYS):
         return _fitting(_load(path), path, manifest)
     if kind == "table" and name.endswith(_TABLES):
-        return _fitting(_table(path, manifest), path, manifest)
+        return _fitting(_table(path, manifest, allow_unknown), path, manifest)
     if kind == "image" and not name.endswith(_TABLES):
         return _fitting(_picture(path, manifest)[None], path, manifest)
     raise DataError(f"{path} is of a kind that '{manifest.name}' does not take", expected=_wanted(manifest))
@@ -165,15 +172,20 @@ def _picture(path: Path, manifest: Manifest) -> Array:
     return read_picture(path, channels=channels, height=height, width=width)
 
 
-def _table(path: Path, manifest: Manifest) -> Array:
-    from dimwise.data.table import apply, read_csv
+def _table(path: Path, manifest: Manifest, allow_unknown: bool) -> Array:
+    from dimwise.data.table import apply, read_csv, refuse_unknown
 
     (encoder,) = _reading(manifest, "encoder")
     columns = read_csv(path)
     try:
-        return apply(encoder, columns)
+        encoded = apply(encoder, columns)
+        if not allow_unknown:
+            refuse_unknown(encoder, columns)
+        return encoded
     except DataError as error:
-        raise DataError(f"{path}: {error.what}", expected=error.expected, next_step=error.next_step) from None
+        unknown = "training never saw" in error.what
+        step = "Correct it, or pass --allow-unknown to take it as none of them." if unknown else error.next_step
+        raise DataError(f"{path}: {error.what}", expected=error.expected, next_step=step) from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ArtifactError(
             f"the encoder in the manifest of '{manifest.name}' cannot be used ({type(error).__name__}: {error})",
