@@ -14,7 +14,9 @@ from dimwise.chain.recipe import Recipe
 from dimwise.data.sets import Data, Split
 from dimwise.errors import DimwiseError
 from dimwise.fold._evidence import Evidence, FoldReport
+from dimwise.models.init import he_init_
 from dimwise.progress import Progress
+from dimwise.seeds import derive
 from dimwise.tasks import Task
 
 ORIGINAL = "onnx"
@@ -60,11 +62,12 @@ def make(
     evidence = fold.evidence(data, task, train=recipe.train, augment=recipe.augment, progress=progress)
     floats: dict[str, tuple[nn.Module, list[FoldReport]]] = {"": (network, [])}
     graphs: dict[str, Candidate] = {}
+    failed: dict[str, DimwiseError] = {}
 
     def graph(path: str) -> Candidate:
         if path not in graphs:
             model, reports = floats[path]
-            proto = ship.graph(model, data.normalise, data.train.inputs[:2])
+            proto = ship.graph(model, data.normalise, data.train.inputs[:1], opset=recipe.ship.opset)
             profile = measure.profile(model, example)
             graphs[path] = Candidate(path or ORIGINAL, proto, profile.params, profile.macs, reports, model)
         return graphs[path]
@@ -77,9 +80,15 @@ def make(
                 base = graph(before)
                 proto, report = fold.quantize(base.proto, recipe.fold.quantize, _on_runtime(evidence, recipe, base))
                 return replace(base, name=name, proto=proto, reports=[*base.reports, report], exact=False)
+            if path in failed:
+                raise failed[path]
             if path not in floats:
                 model, reports = floats[before]
-                folded, report = _fold_float(word, model, recipe, evidence, model_name)
+                try:
+                    folded, report = _fold_float(word, model, recipe, evidence, model_name)
+                except DimwiseError as error:
+                    failed[path] = error  # tried once: a fold may be a whole training
+                    raise
                 floats[path] = (folded, [*reports, report])
         return graph(name)
 
@@ -94,19 +103,25 @@ def make(
 def _fold_float(
     word: str, model: nn.Module, recipe: Recipe, evidence: Evidence, model_name: str | None
 ) -> tuple[nn.Module, FoldReport]:
-    if word == "prune":
-        return fold.prune(model, recipe.fold.prune, evidence)
-    config = recipe.fold.distill
-    student = None
-    if model_name is None:  # a network of the table is simply built narrower
+    settings = getattr(recipe.fold, word)
+    if word == "distill" and model_name is None and not settings.student:
+        return fold.distill(model, settings, evidence, student=_narrower(recipe, evidence))
+    return fold.get(word)(model, settings, evidence)
+
+
+def _narrower(recipe: Recipe, evidence: Evidence) -> nn.Module:
+    """The recipe's own network, simply built narrower; its weights follow from the seed alone, whatever ran before."""
+    told, data = recipe.model, evidence.data
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive(evidence.seed, "student"))
         student = models.build(
-            config.student or recipe.model.name,
-            evidence.data.input_shape,
-            evidence.data.n_outputs,
-            width=recipe.model.width * config.scale,
-            dropout=recipe.model.dropout,
+            told.name,
+            data.input_shape,
+            data.n_outputs,
+            width=told.width * recipe.fold.distill.scale,
+            dropout=told.dropout,
         )
-    return fold.distill(model, config, evidence, student=student)
+        return he_init_(student) if recipe.train.init == "he" else student
 
 
 def _on_runtime(evidence: Evidence, recipe: Recipe, base: Candidate) -> Evidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -59,10 +60,10 @@ def excess(candidate: Candidate, trained_score: float, budget: Budget) -> dict[s
     """Which limits a candidate breaks: name -> (relative excess, words)."""
     over: dict[str, tuple[float, str]] = {}
     drop = trained_score - candidate.valid_score
-    if drop > budget.drop + 1e-9:
+    if not drop <= budget.drop + 1e-9:  # written so that NaN, which compares false with everything, breaks the limit
         # A point of score outweighs a tenth of latency or size when the nearest candidate is looked for.
         text = f"validation score drops by {drop:.4f}, allowed {budget.drop:.4f}"
-        over["drop"] = (10 * (drop - budget.drop), text)
+        over["drop"] = (math.inf if math.isnan(drop) else 10 * (drop - budget.drop), text)
     latency_ms = candidate.latency.p50_ms if candidate.latency else 0.0
     if budget.latency_ms and latency_ms > budget.latency_ms:
         text = f"latency is {latency_ms:.4g} ms, allowed {budget.latency_ms:.4g} ms"
@@ -93,7 +94,9 @@ def _tie(a: Candidate, b: Candidate, budget: Budget) -> bool:
 
 
 def _worse(candidate: Candidate, best: Candidate, budget: Budget) -> str:
-    if _tie(candidate, best, budget):
-        return f"no faster than {best.name} beyond noise, and larger"
+    if _tie(candidate, best, budget) and _second(candidate, budget) >= _second(best, budget):
+        second = "size" if budget.prefer == "latency" else "latency"
+        factor = _second(candidate, budget) / max(_second(best, budget), 1e-12)
+        return f"no better in {budget.prefer} than {best.name} beyond noise, and {factor:.2f}× its {second}"
     ratio = _rank(candidate, budget) / max(_rank(best, budget), 1e-12)
     return f"{ratio:.2f}× the {budget.prefer} of {best.name}"

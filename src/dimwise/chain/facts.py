@@ -41,9 +41,12 @@ def stage(
         "macs": candidate.macs,
         "valid_score": candidate.valid_score,
         "latency_p95_ms": candidate.latency.p95_ms,
+        "latency_iqr_ms": candidate.latency.iqr_ms,
+        "latency_runs": candidate.latency.runs,
         "throughput_per_s": speed.items_per_s,
         "best_batch": speed.batch,
         "runtime": "onnxruntime",
+        "device": candidate.latency.device,
         "threads": recipe.ship.threads,
         "reason": reasons.get(candidate.name, ""),
     }
@@ -93,7 +96,12 @@ def details(
         "budget": as_dict(recipe.budget),
         "failure": str(failure) if failure else None,
         "summary": summary(told, failure),
-        "measured": {**environment, "latency_runs": latency.runs if latency else 0, "busy": measure.machine_is_busy()},
+        "measured": {
+            "device": fitted.choice.arithmetic.device,
+            **environment,
+            "latency_runs": latency.runs if latency else 0,
+            "busy": measure.machine_is_busy(),
+        },
         "folds": [{"stage": c.name, "steps": [asdict(r) for r in c.reports]} for c in found if c.reports],
         "precision": fitted.choice.as_dict(),
         "train": {"steps": fitted.steps, "seconds": fitted.seconds, "images_per_s": fitted.images_per_s},
@@ -119,11 +127,12 @@ def summary(told: Mapping[str, Any], failure: DimwiseError | None) -> str:
     """
     trained = told["stages"][0]
     chosen = next(s for s in told["stages"] if s["name"] == told["chosen"])
-    lost = (trained["score"] - chosen["score"]) * 100
-    change = f"{lost:.2f} points lost" if lost >= 0 else f"{-lost:.2f} points gained"
+    name, lost = told["score"]["name"], trained["score"] - chosen["score"]
+    amount = f"{100 * abs(lost):.2f} points" if name == "accuracy" else f"{abs(lost):.4f}"
     text = (
-        f"{chosen['name']}: {told['score']['name']} {chosen['score']:.4f} on {told['score']['n']} test samples, "
+        f"{chosen['name']}: {name} {chosen['score']:.4f} on {told['score']['n']} test samples, "
         f"{trained['size_bytes'] / chosen['size_bytes']:.1f}× smaller and "
-        f"{trained['latency_ms'] / chosen['latency_ms']:.1f}× faster than the trained network, {change}."
+        f"{trained['latency_ms'] / chosen['latency_ms']:.1f}× faster than the trained network, "
+        f"{amount} {'lost' if lost >= 0 else 'gained'}."
     )
     return text if failure is None else f"{text} Failed: {failure.what}."

@@ -98,6 +98,7 @@ def run(
         with clock("train"):
             network = build(recipe, data, model)
             fitted = fit(network, data, task, recipe.train, augment=recipe.augment, run_dir=run_dir, progress=progress)
+            fitted.model.cpu()  # what follows is measured where it will be served
         with clock("fold"), progress.stage("fold", len(recipe.fold.candidates) + 1) as bar:
             found: list[Candidate] = []
             skipped: dict[str, str] = {}
@@ -189,6 +190,8 @@ def trained_stage(fitted: Fitted, recipe: Recipe, data: Data, task: Task) -> dic
         "macs": profile.macs,
         "valid_score": valid_score,
         "latency_p95_ms": latency.p95_ms,
+        "latency_iqr_ms": latency.iqr_ms,
+        "latency_runs": latency.runs,
         "throughput_per_s": speed.items_per_s,
         "best_batch": speed.batch,
         "peak_memory_bytes": measure.peak_memory(model, example),
@@ -196,6 +199,7 @@ def trained_stage(fitted: Fitted, recipe: Recipe, data: Data, task: Task) -> dic
             model, batch, train=True, optimizer=lambda copy: optimizer(copy, recipe.train)
         ),
         "runtime": "pytorch eager",
+        "device": latency.device,
         "threads": recipe.ship.threads,
     }
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.data.sets import Data
+from dimwise.runs import atomic
 from dimwise.train import evaluating
 
 _N_MISTAKES, _N_MAPS, _N_LAYERS = 24, 16, 3
@@ -29,7 +30,8 @@ def save(run_dir: Path, model: nn.Module, outputs: Tensor, data: Data) -> None:
     arrays: dict[str, Any] = {"confusion": confusion(outputs, data.test.targets, data.n_outputs)}
     if data.test.inputs.dim() == 4:
         arrays |= _mistakes(outputs, data) | _insides(model, data)
-    np.savez_compressed(run_dir / "pictures.npz", **arrays)
+    with atomic.replacing(run_dir / "pictures.npz") as temp, temp.open("wb") as file:
+        np.savez_compressed(file, **arrays)
 
 
 def confusion(outputs: Tensor, targets: Tensor, n_classes: int) -> np.ndarray:

@@ -13,6 +13,7 @@ from dimwise import recipe as machinery
 from dimwise.data.augment import AugmentConfig
 from dimwise.data.config import DataConfig
 from dimwise.errors import RecipeError, nearest
+from dimwise.fold import FOLDS
 from dimwise.fold.distill import DistillConfig
 from dimwise.fold.prune import PruneConfig
 from dimwise.fold.quantize import QuantizeConfig
@@ -31,7 +32,7 @@ class Budget:
     latency_ms: Annotated[float, Field(ge=0)] = 0.0
     """Upper limit of the median latency at batch 1, in milliseconds. Default: none."""
     size_bytes: Annotated[int, Field(ge=0)] = 0
-    """Upper limit of the artifact's model file. Default: none."""
+    """Upper limit of the artifact's model file, in bytes. Default: none."""
     prefer: Literal["latency", "size"] = "latency"
     """What to minimise among the candidates that meet the limits; the other breaks ties. Default: latency."""
 
@@ -41,7 +42,8 @@ class FoldPlan:
     """Which folds are tried, and how each is done."""
 
     candidates: tuple[str, ...] = ("quantize", "prune", "prune+quantize", "distill", "distill+quantize")
-    """Folds in the order in which they are applied, joined by '+'. The unfolded model is always a candidate."""
+    """Folds in the order in which they are applied, joined by '+'. The unfolded model is always a candidate.
+    Default: each alone, and int8 on top of the smaller networks, which is usually the smallest of all."""
     distill: DistillConfig = DistillConfig()
     prune: PruneConfig = PruneConfig()
     quantize: QuantizeConfig = QuantizeConfig()
@@ -49,14 +51,14 @@ class FoldPlan:
     def __post_init__(self) -> None:
         for candidate in self.candidates:
             words = candidate.split("+")
-            wrong = next((w for w in words if w not in ("distill", "prune", "quantize")), None)
+            wrong = next((w for w in words if w not in FOLDS), None)
             if wrong is not None:
-                raise ValueError(
-                    f"a known fold instead of {wrong!r} (distill, prune, quantize); "
-                    + nearest(wrong, ("distill", "prune", "quantize"))
-                )
+                known = ", ".join(FOLDS)
+                raise ValueError(f"a known fold instead of {wrong!r} ({known}); {nearest(wrong, FOLDS)}")
             if "quantize" in words[:-1]:
                 raise ValueError(f"quantize as the last fold of {candidate!r}: the others need float weights")
+            if self.candidates.count(candidate) > 1:
+                raise ValueError(f"each candidate once, not {candidate!r} twice")
 
 
 @config
@@ -64,9 +66,9 @@ class Recipe:
     """Everything a run does."""
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=64)] = "recipe"
-    """Names the run folder: letters, digits, '_', '.', '-'."""
+    """Names the run folder: letters, digits, '_', '.', '-'. Default: the name of the file."""
     summary: str = ""
-    """One sentence for the list of recipes."""
+    """One sentence for the list of recipes. Default: none."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()

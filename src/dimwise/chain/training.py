@@ -54,7 +54,7 @@ def resume(
     if not (run_dir / "recipe.toml").is_file():
         raise RunError(f"{run_dir} is not a run folder", expected="a recipe.toml inside", next_step="dimwise runs list")
     recipe = load(run_dir / "recipe.toml")
-    own = _environment(run_dir).get("model")
+    own = _read(run_dir / "environment.json").get("model")
     if own and model is None:
         raise RunError(
             f"the run trained the network {own!r}, which its recipe may not name",
@@ -100,14 +100,19 @@ def _train(
             "budget": as_dict(recipe.budget),
             "data": {"name": data.name, "train": len(data.train), "valid": len(data.valid), "test": len(data.test)},
         }
-        write_json(run_dir / "result.json", told | more)
-        folder.mark(run_dir, "finished")
+        before = _read(run_dir / "result.json")
+        if before.get("stages"):  # what a whole run measured of these very weights stays
+            folder.mark(run_dir, "failed" if before.get("failure") else "finished")
+        else:
+            write_json(run_dir / "result.json", told | more)
+            folder.mark(run_dir, "finished")
     return TrainResult(run_dir, told)
 
 
-def _environment(run_dir: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Any]:
+    """A JSON object; empty when it is not there or cannot be read."""
     try:
-        told: dict[str, Any] = json.loads((run_dir / "environment.json").read_text())
-        return told
+        told: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError):
         return {}
+    return told
