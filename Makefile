@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 RECIPE ?= digits
 
-.PHONY: run test bench check clean help
+.PHONY: run test bench clean help
 
 help:
 	@echo "make run    install into .venv and run the chain on the digits recipe (RECIPE=name for another)"

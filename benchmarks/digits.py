@@ -55,12 +55,12 @@ def main() -> None:
         f"digits test accuracy (seed 0; worst of {n})",
         "≥ 98.5 %",
         f"{100 * first['trained']:.1f} % ({100 * worst:.1f} %)",
-        first["trained"] >= 0.985,
+        worst >= 0.985,
     )
     for key, asked, met in (
-        ("lost points", "≤ 0.5 point lost", first["lost points"] <= 0.5),
-        ("times smaller", "≥ 4×", first["times smaller"] >= 4),
-        ("times faster", "≥ 5×", first["times faster"] >= 5),
+        ("lost points", "≤ 0.5 point lost", all(row["lost points"] <= 0.5 for row in rows)),
+        ("times smaller", "≥ 4×", all(row["times smaller"] >= 4 for row in rows)),
+        ("times faster", "≥ 5×", all(row["times faster"] >= 5 for row in rows)),
     ):
         every = ", ".join(f"{row[key]:.2f}" for row in rows)
         record.target(f"its chosen artifact: {key} (seeds 0 to {n - 1})", asked, every, met)

@@ -7,6 +7,7 @@ import pytest
 from dimwise import chain
 from dimwise import recipe as machinery
 from dimwise.errors import RecipeError
+from dimwise.models import MODELS
 
 
 def test_the_issue_names_these():
@@ -18,6 +19,7 @@ def test_every_built_in_recipe_loads_is_described_and_survives_a_round_trip(name
     recipe = chain.load(name)
     assert recipe.name == name
     assert recipe.summary
+    assert recipe.model.name in MODELS
     again = machinery.build(chain.Recipe, machinery.parse(machinery.to_toml(recipe)))
     assert again == recipe
     documented = machinery.build(chain.Recipe, machinery.parse(machinery.to_toml(recipe, documented=True)))
@@ -50,6 +52,7 @@ def test_every_field_of_every_part_is_documented():
         (["train.lr=-1"], r"train.lr = -1 is not valid; expected greater than 0"),
         (["fold.candidates=['prnue']"], r"a known fold instead of 'prnue'.*did you mean 'prune'"),
         (["fold.candidates=['quantize+prune']"], "quantize as the last fold"),
+        (["fold.candidates=['prune', 'prune']"], r"each candidate once, not 'prune' twice"),
         (["train.epochs"], "has no '='"),
         (["name='a/b'"], "name = 'a/b' is not valid"),
     ],

@@ -8,6 +8,7 @@ import io
 import json
 import re
 import signal
+import sys
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -291,6 +292,7 @@ def test_train_prints_its_object_and_a_stopped_run_goes_on(monkeypatch: pytest.M
     assert {"run", "score", "seconds", "steps", "images_per_s"} <= set(whole.told)
     with monkeypatch.context() as patch:
         patch.setattr(progress, "Terminal", Interrupting)
+        patch.setattr(sys.modules["dimwise.train.job"], "_LOG_EVERY_S", 0.0)  # the bar hears of every step
         stopped = dimwise("train", "digits", *TINY, "--set", "train.checkpoint_every_s=0", "--runs-dir", "two")
     assert stopped.code == 130
     (run,) = Path("two").iterdir()

@@ -18,7 +18,10 @@ from dimwise.models.init import he_init_
 from dimwise.progress import Progress
 from dimwise.seeds import derive
 from dimwise.tasks import Task
+from dimwise.train import evaluating, guards
 
+TRAINED = "trained"
+"""Name of the stage that is the trained network in eager PyTorch."""
 ORIGINAL = "onnx"
 """Name of the candidate that is the trained network, unfolded, on the serving runtime."""
 
@@ -148,17 +151,24 @@ def outputs_of(runner: Any, split: Split, *, batch_size: int = 500) -> torch.Ten
     return torch.cat(parts)
 
 
-def look(candidates: list[Candidate], recipe: Recipe, data: Data, task: Task) -> None:
-    """Open each candidate on the serving runtime: validation score, bytes, and latency side by side."""
-    one = data.valid.inputs[:1].numpy()
+def look(candidates: list[Candidate], network: nn.Module, recipe: Recipe, data: Data, task: Task) -> measure.Latency:
+    """Open each candidate on the serving runtime: validation score, bytes, latency.
+
+    Latencies are taken in turn with that of the trained ``network`` in eager PyTorch, which is returned: a busy moment
+    falls on all alike, and their ratios hold.
+    """
+    raw, normalised = data.valid.inputs[:1].numpy(), data.normalise(data.valid.inputs[:1])
     for candidate in candidates:
-        raw = candidate.proto.SerializeToString()
-        candidate.size_bytes = len(raw)
-        candidate.runner = ship.session(raw, threads=recipe.ship.threads)
+        content = candidate.proto.SerializeToString()
+        candidate.size_bytes = len(content)
+        candidate.runner = ship.session(content, threads=recipe.ship.threads)
         candidate.valid_score = score_on(candidate.runner, data.valid, task)
-    calls = {c.name: _call(c.runner, one) for c in candidates}
-    for name, latency in measure.latency(calls, threads=recipe.ship.threads).items():
-        next(c for c in candidates if c.name == name).latency = latency
+    calls = {c.name: _call(c.runner, raw) for c in candidates} | {TRAINED: lambda: network(normalised)}
+    with guards.threads(recipe.ship.threads), evaluating(network):
+        latencies = measure.latency(calls, threads=recipe.ship.threads)
+    for candidate in candidates:
+        candidate.latency = latencies[candidate.name]
+    return latencies[TRAINED]
 
 
 def _call(runner: Any, x: Any) -> Any:

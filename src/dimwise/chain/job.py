@@ -110,8 +110,8 @@ def run(
                 else:
                     found.append(made)
         with clock("measure"), progress.stage("measure"):
-            folding.look(found, recipe, data, task)
-            trained = trained_stage(fitted, recipe, data, task)
+            latency = folding.look(found, fitted.model, recipe, data, task)
+            trained = trained_stage(fitted, latency, recipe, data, task)
             failure: DimwiseError | None
             chosen, reasons, failure = choose.choose(found, trained, recipe.budget)
         with clock("ship"), progress.stage("ship"):
@@ -160,12 +160,12 @@ def build(recipe: Recipe, data: Data, model: str | None) -> nn.Module:
     else:
         told = recipe.model
         network = models.build(told.name, data.input_shape, data.n_outputs, width=told.width, dropout=told.dropout)
-    if recipe.train.init == "he":
-        he_init_(network)
+        if recipe.train.init == "he":  # a user's own network may bring trained weights
+            he_init_(network)
     return network
 
 
-def trained_stage(fitted: Fitted, recipe: Recipe, data: Data, task: Task) -> dict[str, Any]:
+def trained_stage(fitted: Fitted, latency: measure.Latency, recipe: Recipe, data: Data, task: Task) -> dict[str, Any]:
     """The trained fp32 network in eager PyTorch: what every candidate is compared with."""
     model, example = fitted.model, data.normalise(data.test.inputs[:1])
     profile = measure.profile(model, example)
@@ -174,7 +174,6 @@ def trained_stage(fitted: Fitted, recipe: Recipe, data: Data, task: Task) -> dic
     torch.set_num_threads(recipe.ship.threads)
     try:
         with evaluating(model):
-            latency = measure.latency({"trained": lambda: model(example)})["trained"]
             speed = measure.throughput(
                 lambda n: _call(model, data.normalise(data.test.inputs[:n])), sizes_within(len(data.test))
             )

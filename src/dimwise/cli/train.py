@@ -54,10 +54,14 @@ def train(
             result = chain.train(resolved, data_dir=data_dir, runs_dir=runs_dir, model=model, progress=progress)
     else:
         raise UserError("train: nothing to train", expected="a RECIPE, or --resume RUN")
+    from dimwise.view.report import report
+
+    page = report(result.run)
     if as_json:
         _out.emit(result.as_dict())
     elif not quiet:
         _show(result.as_dict())
+        print(f"report: {page}")
     return 0
 
 

@@ -61,4 +61,5 @@ class TrainConfig:
     eval_every: Annotated[int, Field(ge=1)] = 1
     """Epochs between scorings on the validation split. Default: each."""
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
-    """Rules initialisation, order, augmentation and dropout. Default: 0."""
+    """Rules initialisation, order, augmentation and dropout. With precision, layout and threads named, a run repeats
+    bit for bit on the same machine; "auto" follows the clock, and the run records what it chose. Default: 0."""
