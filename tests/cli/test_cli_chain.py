@@ -322,6 +322,7 @@ def test_train_without_json_tells_score_speed_and_folder() -> None:
     assert rows["accuracy"].strip().endswith("% of 359 test inputs")
     assert rows["steps"].strip() == "30"
     assert rows["run"].strip() == str(next(Path("runs").iterdir()))
+    assert Path(rows["report"].strip()).is_file()
 
 
 def test_a_loss_that_is_not_finite_stops_with_1_and_tells_where(tmp_path: Path) -> None:

@@ -60,8 +60,7 @@ def train(
     if as_json:
         _out.emit(result.as_dict())
     elif not quiet:
-        _show(result.as_dict())
-        print(f"report: {page}")
+        _show(result.as_dict(), page)
     return 0
 
 
@@ -88,7 +87,7 @@ def _resume(key: str, runs_dir: Path, data_dir: Path | None, model: str | None, 
         raise KeyboardInterrupt(f"interrupted. {_stopped.how_to_resume(run, runs_dir, model)}") from stop
 
 
-def _show(facts: dict[str, Any]) -> None:
+def _show(facts: dict[str, Any], page: Path) -> None:
     from dimwise.view import units
 
     score = facts["score"]
@@ -99,6 +98,7 @@ def _show(facts: dict[str, Any]) -> None:
             "time": f"{units.seconds_text(facts['seconds']['train'])} of training",
             "speed": f"{facts['images_per_s']:,.0f} inputs/s",
             "run": facts["run"],
+            "report": page,
         }
     )
 
