@@ -36,7 +36,7 @@ def run(
 
     resolved = chain.load(recipe, settings or ())
     progress = SILENT if quiet else Terminal()
-    with _stopped.with_hint(runs_dir, model):
+    with _stopped.with_hint(runs_dir, model, data_dir):
         result = chain.run(resolved, data_dir=data_dir, runs_dir=runs_dir, model=model, progress=progress)
         page = report(result.run)
     if not (quiet or as_json):

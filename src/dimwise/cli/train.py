@@ -50,7 +50,7 @@ def train(
         from dimwise import chain
 
         resolved = chain.load(recipe, settings or ())
-        with _stopped.with_hint(runs_dir, model):
+        with _stopped.with_hint(runs_dir, model, data_dir):
             result = chain.train(resolved, data_dir=data_dir, runs_dir=runs_dir, model=model, progress=progress)
     else:
         raise UserError("train: nothing to train", expected="a RECIPE, or --resume RUN")
@@ -84,7 +84,7 @@ def _resume(key: str, runs_dir: Path, data_dir: Path | None, model: str | None, 
     try:
         return chain.resume(run, data_dir=data_dir, model=model, progress=progress)
     except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"interrupted. {_stopped.how_to_resume(run, runs_dir, model)}") from stop
+        raise KeyboardInterrupt(f"interrupted. {_stopped.how_to_resume(run, runs_dir, model, data_dir)}") from stop
 
 
 def _show(facts: dict[str, Any], page: Path) -> None:
