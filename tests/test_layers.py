@@ -19,6 +19,7 @@ FLOORS = {
     **dict.fromkeys(("data", "tasks", "models", "measure"), 1),
     "train": 2,
     "fold": 3,
+    "doctor": 3,
     "ship": 4,
     "chain": 5,
     "view": 6,
