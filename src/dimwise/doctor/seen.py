@@ -124,6 +124,7 @@ class ActivationSeen:
     function: str
     """'relu', 'sigmoid', 'tanh', 'softmax'..."""
     order: int = 0
+    """Position in the forward pass, on the same count as ``LayerSeen.order``: a layer with a larger one follows it."""
     is_last: bool = False
     """Whether its output is the root's output."""
     shape: tuple[int, ...] = ()
@@ -234,7 +235,11 @@ class SchedulerSeen:
 
 @dataclass
 class BatchesSeen:
-    """Inputs and targets of one purpose: those that were trained on, or those of one place of evaluation."""
+    """Inputs and targets of one purpose: those that were trained on, or those of one place of evaluation.
+
+    One function often evaluates the training set and the validation set in turn: where the dataset is known, each
+    dataset is a group of its own.
+    """
 
     key: int
     purpose: str
@@ -273,6 +278,8 @@ class BatchesSeen:
     """Dimensions of the target tensor; 1 is one label a row."""
     classes_per_batch: list[tuple[int, int]] = field(default_factory=list)
     """(distinct labels, rows) of the watched batches in order."""
+    batch_labels: list[int] = field(default_factory=list)
+    """Most frequent label of the same batches in the same order."""
     label_changes: int = 0
     """Over all watched batches: neighbours within a batch whose label differs."""
     label_pairs: int = 0
@@ -285,6 +292,11 @@ class BatchesSeen:
     """... out of so many rows."""
     in_train: int = 0
     """For 'eval': its hashed rows that training had as well, exactly equal."""
+    trained_first: int | None = None
+    """... of which training had them before this evaluation first saw them (an agent acts first and trains later);
+    None when the order is not known."""
+    batch_in_train: list[tuple[int, int]] = field(default_factory=list)
+    """For 'eval': (hashed rows that training had as well, hashed rows) of recent batches."""
     shared_indices: int = 0
     """For 'eval': rows that its dataset takes from the same places of the same base dataset as training."""
     dataset_rows: int = 0
@@ -319,7 +331,7 @@ class LoaderSeen:
     span_s: float = 0.0
     """Wall time between the first and the last watched request."""
     generators: list[str] = field(default_factory=list)
-    """Random generators found inside the dataset ('dataset.rng (numpy Generator)')."""
+    """Random generators inside the dataset that its ``__getitem__`` draws from ('dataset.rng (numpy Generator)')."""
     arrays_changed: list[str] = field(default_factory=list)
     """Arrays or tensors of the dataset whose content differs between two epochs ('dataset.images')."""
     trains: bool = False
@@ -349,6 +361,10 @@ class LossSeen:
     """Watched calls whose input and target have different shapes and broadcast to something larger."""
     input_shape: tuple[int, ...] = ()
     target_shape: tuple[int, ...] = ()
+    """Of the last watched call, or of the last whose shapes differed."""
+    target_low: float | None = None
+    target_high: float | None = None
+    """Least and greatest target of the watched calls, ignored labels left out."""
     first_value: float | None = None
     """Mean-reduced value of the very first call."""
     chance: float | None = None
@@ -390,7 +406,8 @@ class Seen:
     """(step, value passed to backward, root) of watched backward passes."""
     broadcasts: list[dict[str, Any]] = field(default_factory=list)
     """Handwritten losses whose difference has shape (N, N) while the output has N elements: {"step", "place",
-    "output_shape", "difference_shape"}."""
+    "output_shape", "difference_shape", "shapes": the two that met (optional), "both_grad": whether both sides came
+    from the network, as in a ranking loss (optional)}."""
     seeded: bool = False
     """Whether torch was seeded before the first forward pass."""
     n_syncs: int = 0
