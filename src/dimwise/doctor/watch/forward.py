@@ -1,0 +1,304 @@
+"""What goes through networks: who is called, in which mode, on what, and what its weights looked like at first."""
+
+from __future__ import annotations
+
+import math
+import weakref
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dimwise.doctor.seen import LayerSeen, RootSeen
+from dimwise.doctor.watch import inputs
+from dimwise.doctor.watch.live import MODE_MODULES, WRAPPERS, Live, LiveRoot, Pass, elements, sample
+from dimwise.doctor.watch.place import here
+
+_BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
+_KEEP_CALLS = 50
+
+
+def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
+    """Global forward pre-hook: the outermost network with parameters begins a pass."""
+    if live.root_now is not None:
+        if module is live.root_now:
+            live.nested += 1
+        elif not live.first_leaf_done and _owns_parameters(module):
+            _first_leaf(live, module, args)
+        return
+    if not _can_be_root(live, module):
+        return
+    root = root_of(live, module)
+    live.root_now, live.nested, live.call_order, live.first_leaf_done = module, 0, 0, False
+    root.n_calls += 1
+    training, grad = module.training, torch.is_grad_enabled()
+    tensors = elements(args)
+    rows = next((t.shape[0] for t in tensors if t.dim()), None)
+    made = Pass(root.seen.key, None, None, rows, training, grad)
+    made.event = live.event(
+        "forward", root.seen.key, here(3), training=training, grad=grad, n=rows, batch=None, modes=_modes(module)
+    )
+    if root.seen.place is None and made.event is not None:
+        root.seen.place = made.event.place
+    live.pass_now = made
+    if grad:
+        root.inputs = args
+    if tensors:
+        made.batch = inputs.arrive(live, root, made, tensors[0])
+        if made.event is not None:
+            made.event.facts["batch"] = made.batch
+    if _owns_parameters(module):
+        _first_leaf(live, module, args)
+
+
+def after(live: Live, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    """Global forward hook: a layer is done, or the pass is."""
+    if live.root_now is None or live.pass_now is None:
+        return
+    if module is live.root_now:
+        if live.nested:
+            live.nested -= 1
+            return
+        _layer_called(live, module, args, output)
+        _end(live, module, output)
+        return
+    _layer_called(live, module, args, output)
+
+
+def abandon(live: Live) -> None:
+    """A pass ended by an exception, or is known to be over."""
+    live.root_now = live.pass_now = None
+    live.norm_feed = live.norm_feed_value = None
+
+
+def root_of(live: Live, module: nn.Module) -> LiveRoot:
+    """The root that belongs to this module, made at first sight."""
+    known = live.roots.get(id(module))
+    if known is not None and known.module() is module:
+        return known
+    key = len(live.root_by_key)
+    seen = RootSeen(key, type(module).__name__)
+    paths = {id(part): path for path, part in module.named_modules()}
+    root = LiveRoot(seen, weakref.ref(module), paths)
+    seen.n_params = sum(p.numel() for p in module.parameters() if not _lazy(p))
+    seen.n_trainable = sum(p.numel() for p in module.parameters() if p.requires_grad and not _lazy(p))
+    seen.n_mode_modules = sum(_depends_on_mode(part) for part in module.modules())
+    for path, part in module.named_modules():
+        _describe(root, path, part)
+    _ties(live, root, module)
+    live.roots[id(module)] = live.root_by_key[key] = root
+    live.seen.roots[key] = seen
+    live.seen.cuda = live.seen.cuda or any(p.device.type != "cpu" for p in module.parameters())
+    return root
+
+
+def _lazy(p: Tensor) -> bool:
+    return isinstance(p, nn.parameter.UninitializedTensorMixin)
+
+
+def _can_be_root(live: Live, module: nn.Module) -> bool:
+    if module in live.skip_modules or type(module).__name__ in WRAPPERS:
+        return False
+    if next(module.parameters(), None) is None:
+        live.skip_modules.add(module)
+        return False
+    return True
+
+
+def _owns_parameters(module: nn.Module) -> bool:
+    return any(p is not None for p in module._parameters.values())
+
+
+def _depends_on_mode(part: nn.Module) -> bool:
+    if isinstance(part, nn.modules.dropout._DropoutNd):
+        return part.p > 0
+    if isinstance(part, nn.RNNBase):
+        return part.dropout > 0
+    return isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats
+
+
+def _modes(module: nn.Module) -> tuple[int, int]:
+    """Mode-dependent modules (in training mode, in evaluation mode)."""
+    states = [part.training for part in module.modules() if _depends_on_mode(part)]
+    return sum(states), len(states) - sum(states)
+
+
+def _describe(root: LiveRoot, path: str, part: nn.Module) -> None:
+    own = {n: p for n, p in part._parameters.items() if p is not None and not _lazy(p)}
+    if not own:
+        return
+    name, weight = max(own.items(), key=lambda item: (item[1].dim() >= 2, item[1].numel()))
+    layer = LayerSeen(
+        path,
+        type(part).__name__,
+        weight=name,
+        shape=tuple(weight.shape),
+        n_params=sum(p.numel() for p in own.values()),
+        requires_grad=any(p.requires_grad for p in own.values()),
+    )
+    layer.init = _first_sight(weight)
+    root.seen.layers[path] = layer
+    root.weights.append((layer, name, weakref.ref(part)))
+    root.first_values[path] = sample(weight)
+
+
+def _first_sight(weight: Tensor) -> dict[str, Any]:
+    with torch.no_grad():
+        values = weight.detach().float()
+        low, high = (float(v) for v in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
+        mean = float(values.mean()) if values.numel() else 0.0
+        std = float(values.std(correction=0)) if values.numel() else 0.0
+    fan_in = math.prod(weight.shape[1:]) if weight.dim() > 1 else 1
+    fan_out = weight.shape[0] * math.prod(weight.shape[2:]) if weight.dim() > 1 else 1
+    constant = values.numel() > 1 and low == high
+    return {
+        "mean": mean,
+        "std": std,
+        "absmax": max(abs(low), abs(high)),
+        "constant": constant,
+        "zero": constant and low == 0.0,
+        "fan_in": fan_in,
+        "fan_out": fan_out,
+    }
+
+
+def _ties(live: Live, root: LiveRoot, module: nn.Module) -> None:
+    """Parameters that were one when they were registered and are two in this root."""
+    for old, (first, second) in list(_registered.shared.items()):
+        one, two = first[0](), second[0]()
+        if one is None or two is None or id(one) not in root.paths or id(two) not in root.paths:
+            continue
+        now = one._parameters.get(first[1]), two._parameters.get(second[1])
+        if now[0] is not None and now[1] is not None and now[0] is not now[1]:
+            names = [f"{root.paths[id(m)]}.{n}".lstrip(".") for m, n in ((one, first[1]), (two, second[1]))]
+            root.seen.untied.append((names[0], names[1]))
+            _registered.shared.pop(old, None)
+
+
+class _Registered:
+    """Who registered which parameter, so that a tie that was broken later can be told."""
+
+    def __init__(self) -> None:
+        self.first: dict[int, tuple[weakref.ref[nn.Module], str, weakref.ref[Tensor]]] = {}
+        self.shared: dict[
+            tuple[int, str], tuple[tuple[weakref.ref[nn.Module], str], tuple[weakref.ref[nn.Module], str]]
+        ] = {}
+
+    def note(self, module: nn.Module, name: str, param: Tensor | None) -> None:
+        if param is None:
+            return
+        known = self.first.get(id(param))
+        if known is None or known[2]() is not param:
+            self.first[id(param)] = (weakref.ref(module), name, weakref.ref(param))
+            return
+        owner = known[0]()
+        if owner is not None and owner is not module:
+            self.shared[(id(module), name)] = ((known[0], known[1]), (weakref.ref(module), name))
+
+
+_registered = _Registered()
+
+
+def registration(module: nn.Module, name: str, param: Tensor | None) -> None:
+    """Global parameter registration hook."""
+    _registered.note(module, name, param)
+
+
+def recheck_ties(live: Live) -> None:
+    """Ties may break after the first pass, too."""
+    for root in live.root_by_key.values():
+        module = root.module()
+        if module is not None and _registered.shared:
+            _ties(live, root, module)
+
+
+def _first_leaf(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
+    live.first_leaf_done = True
+    made, root = live.pass_now, live.roots.get(id(live.root_now))
+    if made is None or root is None:
+        return
+    x = next(iter(elements(args)), None)
+    if x is None:
+        return
+    if made.batch is not None:
+        inputs.measure(live, made, module, x)
+    if isinstance(module, nn.modules.conv._ConvNd) and root.seen.first_input_layout is None:
+        root.seen.first_input_layout = {
+            "path": root.paths.get(id(module), ""),
+            "kind": type(module).__name__,
+            "shape": list(x.shape),
+            "in_channels": module.in_channels,
+        }
+
+
+def _layer_called(live: Live, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+    root, made = live.roots.get(id(live.root_now)), live.pass_now
+    if root is None or made is None:
+        return
+    path = root.paths.get(id(module))
+    live.call_order += 1
+    if path is None:
+        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and module.training and not made.training:
+            root.seen.unregistered_dropout_in_eval += 1
+            root.seen.dropout_place = root.seen.dropout_place or here(4)
+        return
+    layer = root.seen.layers.get(path)
+    if layer is not None:
+        layer.order = layer.order or live.call_order
+        if made.grad and made.training:
+            layer.calls_train += 1
+        else:
+            layer.calls_eval += 1
+        if isinstance(module, _BATCH_NORMS):
+            _norm_called(live, root, module, layer, args)
+    if made.grad and isinstance(output, Tensor) and output.grad_fn is not None and output.grad_fn.metadata is not None:
+        output.grad_fn.metadata["dimwise_path"] = path
+    has_bias = getattr(module, "bias", None) is not None and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
+    live.norm_feed, live.norm_feed_value = ((id(output), path), output) if has_bias else (None, None)
+
+
+def _norm_called(live: Live, root: LiveRoot, module: nn.Module, layer: LayerSeen, args: tuple[Any, ...]) -> None:
+    x = args[0] if args and isinstance(args[0], Tensor) else None
+    if x is None:
+        return
+    if module.training and len(layer.batch_n) < _KEEP_CALLS:
+        layer.batch_n.append(x.shape[0])
+        layer.batch_rows.append(x.numel() // max(1, x.shape[1]) if x.dim() > 1 else x.numel())
+    if live.norm_feed is not None and live.norm_feed[0] == id(x):
+        feeder = root.seen.layers.get(live.norm_feed[1])
+        if feeder is not None:
+            feeder.bias_feeds, feeder.bias_feeds_path = layer.kind, layer.path
+
+
+def _end(live: Live, module: nn.Module, output: Any) -> None:
+    made, root = live.pass_now, live.roots.get(id(module))
+    abandon(live)
+    if made is None or root is None:
+        return
+    first = True
+    live_graph = False
+    for tensor in elements(output):
+        if first:
+            made.output_shape, made.output_numel, first = tuple(tensor.shape), tensor.numel(), False
+        if tensor.grad_fn is not None:
+            live_graph = True
+            tensor.grad_fn.metadata["dimwise"] = made
+    if live_graph and made.grad:
+        live.pending.append(made)
+        del live.pending[:-256]
+    elif not made.grad or not live_graph:
+        root.seen.n_eval_forwards += 1
+        if made.training and made.event is not None and made.event.facts["modes"][1] == 0:
+            root.seen.n_eval_in_train_mode += 1
+
+
+def functional_dropout(live: Live) -> None:
+    """``F.dropout(x)`` was called from the user's own code with ``training=True``."""
+    made, root = live.pass_now, live.roots.get(id(live.root_now))
+    if made is None or root is None or made.training:
+        return
+    root.seen.functional_dropout_in_eval += 1
+    root.seen.dropout_place = root.seen.dropout_place or here(3)
+
+
+__all__ = ["MODE_MODULES", "abandon", "after", "before", "functional_dropout", "recheck_ties", "registration", "root_of"]

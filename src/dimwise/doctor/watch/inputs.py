@@ -1,0 +1,241 @@
+"""What the networks are fed: scale, holes, order of the labels, rows that come twice. Numbers only; few rows are kept."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dimwise.doctor.seen import BatchesSeen
+from dimwise.doctor.watch.live import Live, LiveRoot, Pass
+from dimwise.doctor.watch.place import here
+
+_MAX_HASHED = 65_536
+_MAX_ELEMENTS = 65_536
+"""Elements of a batch that its mean and deviation are taken from."""
+_KEEP_ROWS = 512
+_KEEP_WIDTH = 1024
+
+
+@dataclass(eq=False)
+class Kept:
+    """Live companions of one :class:`BatchesSeen`."""
+
+    seen: BatchesSeen
+    hashes: dict[int, int] = field(default_factory=dict)
+    """fingerprint of a row -> how often"""
+    n: float = 0.0
+    total: float = 0.0
+    squares: float = 0.0
+    channel_n: float = 0.0
+    channel_total: Tensor | None = None
+    channel_squares: Tensor | None = None
+    last_hash: int | None = None
+    rows: list[Tensor] = field(default_factory=list)
+    labels: list[int] = field(default_factory=list)
+    waiting: Tensor | None = None
+    """Rows of the batch at hand, until its labels are known."""
+    version: tuple[int, int] | None = None
+    """(id of the base tensor, its version counter)"""
+    loaders: set[int] = field(default_factory=set)
+
+
+kept: dict[int, Kept] = {}
+"""By key of the BatchesSeen; cleared by ``forget``."""
+_places: dict[tuple[Any, ...], int] = {}
+
+
+def forget() -> None:
+    """Before a new watch begins."""
+    kept.clear()
+    _places.clear()
+
+
+def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
+    """A batch enters a root: file it under the place it is used at."""
+    place = made.event.place if made.event is not None else here(4)
+    evaluating = not made.grad or not made.training
+    name = ("eval" if evaluating else "train", root.seen.key, str(place) if evaluating else "", live.loader_now)
+    if not evaluating:
+        name = ("train", root.seen.key)
+    key = _places.get(name)
+    if key is None:
+        key = _places[name] = len(kept)
+        told = BatchesSeen(key, "eval" if evaluating else "train", root.seen.key, place)
+        kept[key] = Kept(told)
+        live.seen.batches[key] = told
+    one = kept[key]
+    if live.loader_now is not None:
+        one.loaders.add(live.loader_now)
+    told = one.seen
+    told.n_batches += 1
+    rows = x.shape[0] if x.dim() else 1
+    told.n_rows += rows
+    told.sizes.append(rows)
+    del told.sizes[:-50]
+    told.shape, told.floating = tuple(x.shape[1:]), x.is_floating_point()
+    with torch.no_grad():
+        _look(live, one, x.detach())
+    _writes(one, x)
+    return key
+
+
+def _look(live: Live, one: Kept, x: Tensor) -> None:
+    told = one.seen
+    if x.dim() == 0 or x.numel() == 0 or x.device.type == "meta":
+        return
+    if x.is_floating_point():
+        flat = x.reshape(x.shape[0], -1)
+        bad = ~torch.isfinite(flat).all(1)
+        told.n_nan += int(bad.sum())
+    if x.shape[0] > 1 and bool((x == x[:1]).all()):
+        told.n_constant += 1
+    if x.device.type != "cpu":
+        return
+    rows = x.contiguous().reshape(x.shape[0], -1)
+    if rows.dtype in (torch.bfloat16, torch.float16):
+        rows = rows.float()
+    prints = [hash(row.tobytes()) for row in rows.numpy()]
+    whole = hash(tuple(prints))
+    told.n_identical += whole == one.last_hash
+    one.last_hash = whole
+    if told.purpose == "train" and live.seen.process is not None and len(live.seen.process.batch_hashes) < 400:
+        live.seen.process.batch_hashes.append((live.step, whole & 0xFFFFFFFF))
+    for fingerprint in prints:
+        if fingerprint in one.hashes or len(one.hashes) < _MAX_HASHED:
+            one.hashes[fingerprint] = one.hashes.get(fingerprint, 0) + 1
+    told.n_hashed, told.n_distinct_of = len(one.hashes), sum(one.hashes.values()) if told.n_batches < 8 else told.n_rows
+    if torch.is_grad_enabled() and len(one.rows) < _KEEP_ROWS:
+        step = max(1, rows.shape[1] // _KEEP_WIDTH)
+        one.waiting = rows[:, ::step][:64].clone()
+
+
+def _writes(one: Kept, x: Tensor) -> None:
+    """Whether the tensor that ``x`` is a view of was written to since the last batch."""
+    base = x._base
+    if base is None:
+        one.version = None
+        return
+    now = (id(base), base._version)
+    if one.version is not None and one.version[0] == now[0] and now[1] > one.version[1]:
+        one.seen.base_mutations += 1
+        one.seen.mutated_place = one.seen.mutated_place or here(5)
+    one.version = now
+
+
+def measure(live: Live, made: Pass, module: nn.Module, x: Tensor) -> None:
+    """Scale of what the first layer with weights is given."""
+    one = kept.get(made.batch if made.batch is not None else -1)
+    if one is None or x.numel() == 0 or x.device.type == "meta":
+        return
+    told = one.seen
+    told.first_layer = type(module).__name__
+    if not x.is_floating_point():
+        return
+    with torch.no_grad():
+        flat = x.detach().reshape(-1)
+        flat = flat[:: max(1, flat.numel() // _MAX_ELEMENTS)].double()
+        flat = flat[torch.isfinite(flat)]
+        if not flat.numel():
+            return
+        one.n += flat.numel()
+        one.total += float(flat.sum())
+        one.squares += float((flat * flat).sum())
+        low, high = float(flat.min()), float(flat.max())
+        first = one.n == flat.numel()
+        told.low = low if first else min(told.low, low)
+        told.high = high if first else max(told.high, high)
+        told.mean = one.total / one.n
+        told.std = math.sqrt(max(0.0, one.squares / one.n - told.mean**2))
+        if x.dim() >= 2 and x.shape[1] <= 512:
+            _channels(one, x.detach())
+
+
+def _channels(one: Kept, x: Tensor) -> None:
+    columns = x.transpose(0, 1).reshape(x.shape[1], -1)
+    columns = columns[:, :: max(1, columns.shape[1] // 4096)].double()
+    total, squares = columns.sum(1), (columns * columns).sum(1)
+    if one.channel_total is None or one.channel_total.shape != total.shape:
+        one.channel_n, one.channel_total, one.channel_squares = 0.0, torch.zeros_like(total), torch.zeros_like(total)
+    assert one.channel_squares is not None
+    one.channel_n += columns.shape[1]
+    one.channel_total = one.channel_total + total
+    one.channel_squares = one.channel_squares + squares
+    mean = one.channel_total / one.channel_n
+    one.seen.channel_mean = mean.tolist()
+    one.seen.channel_std = (one.channel_squares / one.channel_n - mean**2).clamp_min(0).sqrt().tolist()
+
+
+def trained_on(made: Pass) -> None:
+    """A backward pass followed: whatever the mode of the network was, this is training."""
+    one = kept.get(made.batch if made.batch is not None else -1)
+    if one is not None:
+        one.seen.purpose = "train"
+
+
+def labels(made: Pass, target: Tensor, n_classes: int | None, *, weighted: bool) -> None:
+    """The class labels that a batch was scored against."""
+    one = kept.get(made.batch if made.batch is not None else -1)
+    if one is None or target.is_floating_point():
+        return
+    told = one.seen
+    told.n_classes, told.label_dims, told.weighted_loss = n_classes, target.dim(), told.weighted_loss or weighted
+    flat = target.detach().reshape(-1).cpu()
+    values, counts = flat.unique(return_counts=True)
+    if len(told.label_counts) < 10_000:
+        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
+            told.label_counts[value] = told.label_counts.get(value, 0) + count
+    if target.dim() != 1:
+        return
+    told.classes_per_batch.append((len(values), len(flat)))
+    del told.classes_per_batch[:-200]
+    if len(flat) > 1:
+        told.label_pairs += len(flat) - 1
+        told.label_changes += int((flat[1:] != flat[:-1]).sum())
+    if one.waiting is not None and len(flat) >= len(one.waiting):
+        one.rows.extend(one.waiting)
+        one.labels.extend(flat[: len(one.waiting)].tolist())
+    one.waiting = None
+
+
+def conclude(live: Live) -> None:
+    """What can only be said at the end: leaks between training and evaluation, and whether neighbours agree."""
+    training = [k for k in kept.values() if k.seen.purpose == "train"]
+    known: set[int] = set().union(*(k.hashes.keys() for k in training)) if training else set()
+    for one in kept.values():
+        if one.seen.purpose == "eval":
+            one.seen.in_train = sum(1 for fingerprint in one.hashes if fingerprint in known)
+        elif one.rows:
+            one.seen.knn = _neighbours(one)
+
+
+def _neighbours(one: Kept) -> dict[str, float] | None:
+    """Leave-one-out accuracy of five nearest neighbours, against the share of the commonest class."""
+    n = min(len(one.rows), len(one.labels))
+    widths = {r.numel() for r in one.rows}
+    if n < 100 or len(widths) != 1:
+        return None
+    with torch.no_grad():
+        x = torch.stack(one.rows[:n])
+        y = torch.tensor(one.labels[:n])
+        if not x.is_floating_point():
+            if int(x.min()) < 0 or int(x.max()) > 20_000:
+                return None
+            bag = torch.zeros(n, int(x.max()) + 1)
+            x = bag.scatter_add_(1, x.long(), torch.ones(x.shape)).clamp_max(1)
+        x = x.float()
+        x = (x - x.mean(0)) / x.std(0).clamp_min(1e-6) if x.shape[1] < 64 else x - x.mean(0)
+        distance = torch.cdist(x, x)
+        distance.fill_diagonal_(float("inf"))
+        distance[distance < 1e-6 * float(distance[distance.isfinite()].median())] = float("inf")  # not its own twin
+        nearest = distance.topk(min(5, n - 1), largest=False).indices
+        voted = torch.mode(y[nearest], dim=1).values
+        accuracy = float((voted == y).float().mean())
+    shares = torch.bincount(y - y.min()).double() / n
+    chance = float((shares * shares).sum())
+    top = float(shares.max())
+    spread = math.sqrt(max(1e-12, chance * (1 - chance) / n))
+    return {"accuracy": accuracy, "chance": chance, "majority": top, "n": float(n), "z": (accuracy - chance) / spread}

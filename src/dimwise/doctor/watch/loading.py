@@ -1,0 +1,205 @@
+"""DataLoaders: what they were made of, how long one waits for them, and whether their data stays as it was."""
+
+from __future__ import annotations
+
+import random
+import weakref
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subset, SubsetRandomSampler
+
+from dimwise.doctor.seen import LoaderSeen
+from dimwise.doctor.watch.live import Live
+from dimwise.doctor.watch.place import here
+
+_CHECKED = 8192
+"""Elements of an array that are compared between epochs."""
+
+
+@dataclass(eq=False)
+class LiveLoader:
+    """A DataLoader while it lives."""
+
+    seen: LoaderSeen
+    loader: weakref.ref[DataLoader[Any]]
+    sums: dict[str, float] = field(default_factory=dict)
+    base: int = 0
+    """id of the dataset at the bottom."""
+    indices: frozenset[int] | None = None
+    """Its rows in that dataset; None for all or unknown."""
+    asked_at: float = 0.0
+    first_at: float = 0.0
+
+
+loaders: dict[int, LiveLoader] = {}
+"""id(loader) -> loader."""
+
+
+def forget() -> None:
+    """Before a new watch begins."""
+    loaders.clear()
+
+
+def iterated(live: Live, loader: DataLoader[Any]) -> None:
+    """``iter(loader)``: an epoch begins."""
+    made = _known(live, loader)
+    told = made.seen
+    told.n_iterations += 1
+    made.asked_at = 0.0
+    if told.n_iterations > 3 and not live.full:
+        return
+    sums = {name: _checksum(value) for name, value in _arrays(loader.dataset).items()}
+    for name, value in sums.items():
+        before = made.sums.get(name)
+        if before is not None and before != value and name not in told.arrays_changed:
+            told.arrays_changed.append(name)
+    made.sums = sums
+
+
+def _known(live: Live, loader: DataLoader[Any]) -> LiveLoader:
+    known = loaders.get(id(loader))
+    if known is not None and known.loader() is loader:
+        return known
+    dataset = loader.dataset
+    key = len(live.seen.loaders)
+    sampler = getattr(loader, "sampler", None)
+    shuffle = isinstance(sampler, (RandomSampler, SubsetRandomSampler)) or None
+    if isinstance(sampler, SequentialSampler):
+        shuffle = False
+    if shuffle is None and hasattr(sampler, "shuffle"):
+        shuffle = bool(sampler.shuffle)
+    told = LoaderSeen(
+        key,
+        here(4),
+        type(dataset).__name__,
+        len(dataset) if hasattr(dataset, "__len__") else None,
+        loader.batch_size,
+        shuffle,
+        type(sampler).__name__,
+        loader.num_workers,
+        loader.worker_init_fn is not None,
+    )
+    told.generators = _generators(dataset)
+    live.seen.loaders[key] = told
+    made = loaders[id(loader)] = LiveLoader(told, weakref.ref(loader))
+    made.base, made.indices = _rows(dataset, sampler)
+    return made
+
+
+def _rows(dataset: Any, sampler: Any) -> tuple[int, frozenset[int] | None]:
+    indices: list[int] | None = None
+    if isinstance(sampler, SubsetRandomSampler):
+        indices = [int(i) for i in sampler.indices]
+    while isinstance(dataset, Subset):
+        inner = [int(i) for i in dataset.indices]
+        indices = inner if indices is None else [inner[i] for i in indices]
+        dataset = dataset.dataset
+    if indices is None and hasattr(dataset, "__len__") and len(dataset) <= 2_000_000:
+        return id(dataset), frozenset(range(len(dataset)))
+    return id(dataset), frozenset(indices) if indices is not None else None
+
+
+def asked(live: Live, loader: Any) -> None:
+    """The consumer asks for the next batch."""
+    made = loaders.get(id(loader))
+    if made is not None:
+        now = live_clock()
+        made.asked_at = now
+        made.first_at = made.first_at or now
+
+
+def given(live: Live, loader: Any) -> None:
+    """The consumer has it."""
+    made = loaders.get(id(loader))
+    if made is None:
+        return
+    now = live_clock()
+    told = made.seen
+    told.n_batches += 1
+    if told.n_batches > 2 and made.asked_at:  # the first ones start workers
+        told.wait_s += now - made.asked_at
+        told.span_s = now - made.first_at
+    else:
+        made.first_at = now
+    live.loader_now = told.key
+
+
+def live_clock() -> float:
+    """The clock of waits."""
+    import time
+
+    return time.perf_counter()
+
+
+def conclude(live: Live) -> None:
+    """Which loaders trained, and which evaluation rows come from the same places of the same data."""
+    from dimwise.doctor.watch.inputs import kept
+
+    by_key = {one.seen.key: one for one in loaders.values()}
+    training = {k for one in kept.values() if one.seen.purpose == "train" for k in one.loaders}
+    for key in training:
+        if key in by_key:
+            by_key[key].seen.trains = True
+    for one in kept.values():
+        if one.seen.purpose != "eval":
+            continue
+        for key in one.loaders - training:
+            mine = by_key.get(key)
+            if mine is None or mine.indices is None:
+                continue
+            one.seen.dataset_rows = len(mine.indices)
+            for other in training:
+                theirs = by_key.get(other)
+                if theirs is not None and theirs.base == mine.base and theirs.indices is not None:
+                    one.seen.shared_indices = max(one.seen.shared_indices, len(mine.indices & theirs.indices))
+
+
+def _parts(dataset: Any, depth: int = 0) -> dict[str, Any]:
+    """Attributes of a dataset and of what it wraps, by dotted name."""
+    found: dict[str, Any] = {}
+    for name, value in (vars(dataset) if hasattr(dataset, "__dict__") else {}).items():
+        if name == "tensors" and isinstance(value, (tuple, list)):
+            found |= {f"tensors[{i}]": v for i, v in enumerate(value)}
+            continue
+        found[name] = value
+        plain = isinstance(value, (str, int, float, bool, np.ndarray, torch.Tensor, list, tuple, dict, type(None)))
+        if depth < 2 and not plain and hasattr(value, "__dict__") and not callable(type(value).__getattribute__) is None:
+            if isinstance(value, (torch.nn.Module, type)) or type(value).__module__ == "builtins":
+                continue
+            found |= {f"{name}.{k}": v for k, v in _parts(value, depth + 1).items()}
+    return found
+
+
+def _arrays(dataset: Any) -> dict[str, Any]:
+    return {
+        f"dataset.{k}": v
+        for k, v in _parts(dataset).items()
+        if isinstance(v, (np.ndarray, torch.Tensor)) and getattr(v, "dtype", None) is not None and v.size
+    }
+
+
+def _checksum(value: Any) -> float:
+    if isinstance(value, torch.Tensor):
+        flat = value.detach().reshape(-1)
+        flat = flat[:: max(1, flat.numel() // _CHECKED)]
+        return float(flat.double().sum()) if not flat.is_complex() else 0.0
+    flat_array = value.reshape(-1)[:: max(1, value.size // _CHECKED)]
+    return float(flat_array.astype("float64").sum()) if flat_array.dtype.kind in "fiub" else 0.0
+
+
+def _generators(dataset: Any) -> list[str]:
+    kinds = {
+        np.random.Generator: "numpy Generator",
+        np.random.RandomState: "numpy RandomState",
+        random.Random: "random.Random",
+        torch.Generator: "torch Generator",
+    }
+    return [
+        f"dataset.{name} ({word})"
+        for name, value in _parts(dataset).items()
+        for kind, word in kinds.items()
+        if isinstance(value, kind)
+    ]
