@@ -81,7 +81,7 @@ def _passes(live: Live, found: graph.Walked) -> None:
         made.met_backward = True
         root = live.seen.roots[made.root]
         root.n_train_forwards += 1
-        inputs.trained_on(made)
+        inputs.trained_on(live, made)
         if made.event is not None:
             made.event.facts["trained"] = True
     # A pass with gradients that a whole step long met no backward was evaluation with gradients left on.

@@ -164,7 +164,7 @@ def _first_sight(weight: Tensor) -> dict[str, Any]:
 
 def _ties(live: Live, root: LiveRoot, module: nn.Module) -> None:
     """Parameters that were one when they were registered and are two in this root."""
-    for old, (first, second) in list(_registered.shared.items()):
+    for old, (first, second) in list(_registered(live).shared.items()):
         one, two = first[0](), second[0]()
         if one is None or two is None or id(one) not in root.paths or id(two) not in root.paths:
             continue
@@ -172,10 +172,10 @@ def _ties(live: Live, root: LiveRoot, module: nn.Module) -> None:
         if now[0] is not None and now[1] is not None and now[0] is not now[1]:
             names = [f"{root.paths[id(m)]}.{n}".lstrip(".") for m, n in ((one, first[1]), (two, second[1]))]
             root.seen.untied.append((names[0], names[1]))
-            _registered.shared.pop(old, None)
+            _registered(live).shared.pop(old, None)
 
 
-class _Registered:
+class Registered:
     """Who registered which parameter, so that a tie that was broken later can be told."""
 
     def __init__(self) -> None:
@@ -196,19 +196,23 @@ class _Registered:
             self.shared[(id(module), name)] = ((known[0], known[1]), (weakref.ref(module), name))
 
 
-_registered = _Registered()
+def _registered(live: Live) -> Registered:
+    if live.registered is None:
+        live.registered = Registered()
+    known: Registered = live.registered
+    return known
 
 
-def registration(module: nn.Module, name: str, param: Tensor | None) -> None:
+def registration(live: Live, module: nn.Module, name: str, param: Tensor | None) -> None:
     """Global parameter registration hook."""
-    _registered.note(module, name, param)
+    _registered(live).note(module, name, param)
 
 
 def recheck_ties(live: Live) -> None:
     """Ties may break after the first pass, too."""
     for root in live.root_by_key.values():
         module = root.module()
-        if module is not None and _registered.shared:
+        if module is not None and _registered(live).shared:
             _ties(live, root, module)
 
 

@@ -156,7 +156,7 @@ def _judge(
             n_classes = int(given.shape[1] if given.dim() > 1 else given.shape[0])
             told.n_outputs, told.chance = n_classes, math.log(max(2, n_classes))
             if made is not None:
-                inputs.labels(made, target, n_classes, weighted=told.weighted)
+                inputs.labels(live, made, target, n_classes, weighted=told.weighted)
             if name == "cross_entropy":
                 told.rows_sum_to_one += type(before).__name__ == "SoftmaxBackward0"
             else:
@@ -166,10 +166,10 @@ def _judge(
             told.in_unit_range += _unit(given) and (
                 type(before).__name__ == "SigmoidBackward0" or (given.numel() >= 16 and made is not None)
             )
-            _binary_labels(made, target, told)
+            _binary_labels(live, made, target, told)
         elif name == "binary_cross_entropy":
             told.chance = math.log(2)
-            _binary_labels(made, target, told)
+            _binary_labels(live, made, target, told)
         if told.first_value is None:
             told.first_value = _mean_value(name, node, given, target, told.reduction, value)
         if name.endswith(("mse_loss", "l1_loss", "huber_loss")):
@@ -181,7 +181,7 @@ def _binary_labels(made: Pass | None, target: Tensor, told: LossSeen) -> None:
         return
     one = target.detach().squeeze(-1) if target.dim() == 2 and target.shape[-1] == 1 else target.detach()
     if one.dim() == 1 and bool(((one == 0) | (one == 1)).all()):
-        inputs.labels(made, one.long(), 2, weighted=told.weighted)
+        inputs.labels(live, made, one.long(), 2, weighted=told.weighted)
 
 
 def _probabilities(given: Tensor) -> bool:

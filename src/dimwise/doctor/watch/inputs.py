@@ -43,17 +43,6 @@ class Kept:
     loaders: set[int] = field(default_factory=set)
 
 
-kept: dict[int, Kept] = {}
-"""By key of the BatchesSeen; cleared by ``forget``."""
-_places: dict[tuple[Any, ...], int] = {}
-
-
-def forget() -> None:
-    """Before a new watch begins."""
-    kept.clear()
-    _places.clear()
-
-
 def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
     """A batch enters a root: file it under the place it is used at."""
     place = made.event.place if made.event is not None else here(4)
@@ -61,13 +50,13 @@ def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
     name = ("eval" if evaluating else "train", root.seen.key, str(place) if evaluating else "", live.loader_now)
     if not evaluating:
         name = ("train", root.seen.key)
-    key = _places.get(name)
+    key = live.batch_keys.get(name)
     if key is None:
-        key = _places[name] = len(kept)
+        key = live.batch_keys[name] = len(live.kept)
         told = BatchesSeen(key, "eval" if evaluating else "train", root.seen.key, place)
-        kept[key] = Kept(told)
+        live.kept[key] = Kept(told)
         live.seen.batches[key] = told
-    one = kept[key]
+    one = live.kept[key]
     if live.loader_now is not None:
         one.loaders.add(live.loader_now)
     told = one.seen
@@ -128,7 +117,7 @@ def _writes(one: Kept, x: Tensor) -> None:
 
 def measure(live: Live, made: Pass, module: nn.Module, x: Tensor) -> None:
     """Scale of what the first layer with weights is given."""
-    one = kept.get(made.batch if made.batch is not None else -1)
+    one = live.kept.get(made.batch if made.batch is not None else -1)
     if one is None or x.numel() == 0 or x.device.type == "meta":
         return
     told = one.seen
@@ -169,16 +158,16 @@ def _channels(one: Kept, x: Tensor) -> None:
     one.seen.channel_std = (one.channel_squares / one.channel_n - mean**2).clamp_min(0).sqrt().tolist()
 
 
-def trained_on(made: Pass) -> None:
+def trained_on(live: Live, made: Pass) -> None:
     """A backward pass followed: whatever the mode of the network was, this is training."""
-    one = kept.get(made.batch if made.batch is not None else -1)
+    one = live.kept.get(made.batch if made.batch is not None else -1)
     if one is not None:
         one.seen.purpose = "train"
 
 
-def labels(made: Pass, target: Tensor, n_classes: int | None, *, weighted: bool) -> None:
+def labels(live: Live, made: Pass, target: Tensor, n_classes: int | None, *, weighted: bool) -> None:
     """The class labels that a batch was scored against."""
-    one = kept.get(made.batch if made.batch is not None else -1)
+    one = live.kept.get(made.batch if made.batch is not None else -1)
     if one is None or target.is_floating_point():
         return
     told = one.seen
@@ -203,9 +192,9 @@ def labels(made: Pass, target: Tensor, n_classes: int | None, *, weighted: bool)
 
 def conclude(live: Live) -> None:
     """What can only be said at the end: leaks between training and evaluation, and whether neighbours agree."""
-    training = [k for k in kept.values() if k.seen.purpose == "train"]
+    training = [k for k in live.kept.values() if k.seen.purpose == "train"]
     known: set[int] = set().union(*(k.hashes.keys() for k in training)) if training else set()
-    for one in kept.values():
+    for one in live.kept.values():
         if one.seen.purpose == "eval":
             one.seen.in_train = sum(1 for fingerprint in one.hashes if fingerprint in known)
         elif one.rows:

@@ -61,8 +61,6 @@ def begin(spool: Path | None = None, *, max_steps: int | None = None) -> Watch:
         max_steps: optimizer steps after which it looks away for good.
     """
     watch = Watch(spool=spool, max_steps=max_steps)
-    inputs.forget()
-    loading.forget()
     live = watch.live
     live.seen.process = ProcessSeen(pid=os.getpid(), rank=int(os.environ.get("RANK", "0") or 0))
     watch.on = True
@@ -217,7 +215,7 @@ def _hook_optimizers(watch: Watch) -> None:
     for handle in (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)):
         watch.patches.on_undo(handle.remove)
     registration = hooks.register_module_parameter_registration_hook(
-        lambda module, name, param: None if is_compiling() else forward.registration(module, name, param)
+        lambda module, name, param: None if is_compiling() else forward.registration(live, module, name, param)
     )
     watch.patches.on_undo(registration.remove)
 

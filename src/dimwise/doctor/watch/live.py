@@ -123,6 +123,13 @@ class Live:
     last_step_at: float = 0.0
     full_cost_s: float = 0.0
     loader_now: int | None = None
+    kept: dict[int, Any] = field(default_factory=dict)
+    """By key of the BatchesSeen: ``inputs.Kept``."""
+    batch_keys: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    loaders: dict[int, Any] = field(default_factory=dict)
+    """id(loader) -> ``loading.LiveLoader``."""
+    registered: Any = None
+    """``forward.Registered``: who owns which parameter."""
 
     def event(self, kind: str, who: int | None, place: Place | None, **facts: Any) -> Event | None:
         """Write down an event; nothing is kept past a limit no run of full watching reaches."""

@@ -34,15 +34,6 @@ class LiveLoader:
     first_at: float = 0.0
 
 
-loaders: dict[int, LiveLoader] = {}
-"""id(loader) -> loader."""
-
-
-def forget() -> None:
-    """Before a new watch begins."""
-    loaders.clear()
-
-
 def iterated(live: Live, loader: DataLoader[Any]) -> None:
     """``iter(loader)``: an epoch begins."""
     made = _known(live, loader)
@@ -60,7 +51,7 @@ def iterated(live: Live, loader: DataLoader[Any]) -> None:
 
 
 def _known(live: Live, loader: DataLoader[Any]) -> LiveLoader:
-    known = loaders.get(id(loader))
+    known = live.loaders.get(id(loader))
     if known is not None and known.loader() is loader:
         return known
     dataset = loader.dataset
@@ -84,7 +75,7 @@ def _known(live: Live, loader: DataLoader[Any]) -> LiveLoader:
     )
     told.generators = _generators(dataset)
     live.seen.loaders[key] = told
-    made = loaders[id(loader)] = LiveLoader(told, weakref.ref(loader))
+    made = live.loaders[id(loader)] = LiveLoader(told, weakref.ref(loader))
     made.base, made.indices = _rows(dataset, sampler)
     return made
 
@@ -104,7 +95,7 @@ def _rows(dataset: Any, sampler: Any) -> tuple[int, frozenset[int] | None]:
 
 def asked(live: Live, loader: Any) -> None:
     """The consumer asks for the next batch."""
-    made = loaders.get(id(loader))
+    made = live.loaders.get(id(loader))
     if made is not None:
         now = live_clock()
         made.asked_at = now
@@ -113,7 +104,7 @@ def asked(live: Live, loader: Any) -> None:
 
 def given(live: Live, loader: Any) -> None:
     """The consumer has it."""
-    made = loaders.get(id(loader))
+    made = live.loaders.get(id(loader))
     if made is None:
         return
     now = live_clock()
@@ -136,14 +127,12 @@ def live_clock() -> float:
 
 def conclude(live: Live) -> None:
     """Which loaders trained, and which evaluation rows come from the same places of the same data."""
-    from dimwise.doctor.watch.inputs import kept
-
-    by_key = {one.seen.key: one for one in loaders.values()}
-    training = {k for one in kept.values() if one.seen.purpose == "train" for k in one.loaders}
+    by_key = {one.seen.key: one for one in live.loaders.values()}
+    training = {k for one in live.kept.values() if one.seen.purpose == "train" for k in one.loaders}
     for key in training:
         if key in by_key:
             by_key[key].seen.trains = True
-    for one in kept.values():
+    for one in live.kept.values():
         if one.seen.purpose != "eval":
             continue
         for key in one.loaders - training:
