@@ -18,6 +18,7 @@ from dimwise.errors import DimwiseError, UserError, nearest
 COMMANDS = {
     "run": ("dimwise.cli.run", "Everything: train, fold, choose, ship, prove and report, from one recipe."),
     "train": ("dimwise.cli.train", "Train only, or continue a run that was stopped."),
+    "doctor": ("dimwise.cli.doctor", "Run a training script and name its mistakes."),
     "predict": ("dimwise.cli.predict", "Classify files with an artifact, without PyTorch."),
     "report": ("dimwise.cli.report", "Build a run's report page again."),
     "recipe": ("dimwise.cli.recipe", "List, show, make and check recipes."),
