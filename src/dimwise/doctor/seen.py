@@ -78,10 +78,13 @@ class LayerSeen:
     requires_grad: bool = True
     """Whether any of its own parameters does."""
     calls_train: int = 0
-    """Forward calls within watched training passes (gradients on, followed by backward)."""
+    """Forward calls within watched training passes of the root (gradients on there, followed by backward); calls under
+    a no_grad inside such a pass count."""
     calls_eval: int = 0
     optimizers: tuple[int, ...] = ()
     """Keys of the optimizers that hold its parameters."""
+    registered: bool = True
+    """False for a module that the root calls but does not own (kept in a plain list or dict)."""
     n_grad: int = 0
     """Watched backward passes after which its weight had a gradient."""
     n_grad_zero: int = 0
