@@ -246,9 +246,10 @@ def _layer_called(live: Live, module: nn.Module, args: tuple[Any, ...], output: 
             root.seen.unregistered_dropout_in_eval += 1
             root.seen.dropout_place = root.seen.dropout_place or here(4)
         return
+    root.order.setdefault(path, live.call_order)
     layer = root.seen.layers.get(path)
     if layer is not None:
-        layer.order = layer.order or live.call_order
+        layer.order = root.order[path]
         if made.grad and made.training:
             layer.calls_train += 1
         else:

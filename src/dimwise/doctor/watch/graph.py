@@ -149,6 +149,7 @@ def _judge(
         getattr(node, w, None) is not None for w in ("_saved_weight", "_saved_pos_weight")
     )
     told.input_shape, told.target_shape = tuple(given.shape), tuple(target.shape)
+    _target_range(told, node, target)
     if made is not None:
         live.seen.roots[made.root].outputs_meet_loss = True
     with torch.no_grad():
@@ -176,7 +177,18 @@ def _judge(
             _shapes(told, node)
 
 
-def _binary_labels(made: Pass | None, target: Tensor, told: LossSeen) -> None:
+def _target_range(told: LossSeen, node: Any, target: Tensor) -> None:
+    kept = target.detach()
+    if not kept.is_floating_point():
+        ignored = int(getattr(node, "_saved_ignore_index", -100))
+        kept = kept[kept != (ignored - 2**64 if ignored >= 2**63 else ignored)]
+    if kept.numel():
+        low, high = (float(v) for v in torch.aminmax(kept))
+        told.target_low = low if told.target_low is None else min(told.target_low, low)
+        told.target_high = high if told.target_high is None else max(told.target_high, high)
+
+
+def _binary_labels(live: Live, made: Pass | None, target: Tensor, told: LossSeen) -> None:
     if made is None or target.numel() > 1_000_000:
         return
     one = target.detach().squeeze(-1) if target.dim() == 2 and target.shape[-1] == 1 else target.detach()
@@ -241,12 +253,14 @@ def broadcasts(live: Live, found: Walked) -> None:
             if below is None:
                 break
             if type(below).__name__ in ("SubBackward0", "RsubBackward0"):
+                sides = [n for n, _ in below.next_functions if n is not None]
                 live.seen.broadcasts.append(
                     {
                         "step": live.step,
                         "place": str(here(4)),
                         "output_shape": list(found.passes[0].output_shape),
                         "difference_shape": [int(s) for s in sizes],
+                        "both_grad": len(sides) > 1,
                     }
                 )
                 return
@@ -257,15 +271,16 @@ def activations(live: Live, found: Walked) -> None:
     if not found.passes:
         return
     root = live.seen.roots[found.passes[0].root]
-    n = len(found.activations)
+    order = live.root_by_key[root.key].order
     counts: dict[tuple[str, str], int] = {}
-    for i, (function, node, path, is_last) in enumerate(found.activations):
+    for function, node, path, is_last in found.activations:
         result = getattr(node, "_saved_result", None)
         if result is None or result.numel() == 0:
             continue
         times = counts[(path, function)] = counts.get((path, function), 0) + 1
         told = _activation_seen(root.activations, path, function, times)
-        told.order, told.is_last, told.shape = n - i, told.is_last or is_last, tuple(result.shape)
+        told.order = order.get(path.removesuffix(" →"), 0)
+        told.is_last, told.shape = told.is_last or is_last, tuple(result.shape)
         with torch.no_grad():
             _squashed(told, function, result.detach(), live.step)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -27,6 +28,10 @@ class Kept:
     seen: BatchesSeen
     hashes: dict[int, int] = field(default_factory=dict)
     """fingerprint of a row -> how often"""
+    first: dict[int, int] = field(default_factory=dict)
+    """fingerprint of a row -> number of the batch (of all) that brought it first"""
+    recent: deque[list[int]] = field(default_factory=lambda: deque(maxlen=50))
+    """fingerprints of recent batches"""
     n: float = 0.0
     total: float = 0.0
     squares: float = 0.0
@@ -93,9 +98,12 @@ def _look(live: Live, one: Kept, x: Tensor) -> None:
     one.last_hash = whole
     if told.purpose == "train" and live.seen.process is not None and len(live.seen.process.batch_hashes) < 400:
         live.seen.process.batch_hashes.append((live.step, whole & 0xFFFFFFFF))
+    live.n_batches += 1
+    one.recent.append(prints)
     for fingerprint in prints:
         if fingerprint in one.hashes or len(one.hashes) < _MAX_HASHED:
             one.hashes[fingerprint] = one.hashes.get(fingerprint, 0) + 1
+            one.first.setdefault(fingerprint, live.n_batches)
     told.n_hashed, told.n_distinct_of = len(one.hashes), sum(one.hashes.values()) if told.n_batches < 8 else told.n_rows
     if torch.is_grad_enabled() and len(one.rows) < _KEEP_ROWS:
         step = max(1, rows.shape[1] // _KEEP_WIDTH)
@@ -180,7 +188,8 @@ def labels(live: Live, made: Pass, target: Tensor, n_classes: int | None, *, wei
     if target.dim() != 1:
         return
     told.classes_per_batch.append((len(values), len(flat)))
-    del told.classes_per_batch[:-200]
+    told.batch_labels.append(int(values[counts.argmax()]) if len(flat) else -1)
+    del told.classes_per_batch[:-200], told.batch_labels[:-200]
     if len(flat) > 1:
         told.label_pairs += len(flat) - 1
         told.label_changes += int((flat[1:] != flat[:-1]).sum())
@@ -193,10 +202,16 @@ def labels(live: Live, made: Pass, target: Tensor, n_classes: int | None, *, wei
 def conclude(live: Live) -> None:
     """What can only be said at the end: leaks between training and evaluation, and whether neighbours agree."""
     training = [k for k in live.kept.values() if k.seen.purpose == "train"]
-    known: set[int] = set().union(*(k.hashes.keys() for k in training)) if training else set()
+    known: dict[int, int] = {}
+    for one in training:
+        for fingerprint, number in one.first.items():
+            known[fingerprint] = min(number, known.get(fingerprint, number))
     for one in live.kept.values():
         if one.seen.purpose == "eval":
-            one.seen.in_train = sum(1 for fingerprint in one.hashes if fingerprint in known)
+            shared = [fingerprint for fingerprint in one.hashes if fingerprint in known]
+            one.seen.in_train = len(shared)
+            one.seen.trained_first = sum(known[fingerprint] < one.first[fingerprint] for fingerprint in shared)
+            one.seen.batch_in_train = [(sum(p in known for p in prints), len(prints)) for prints in one.recent]
         elif one.rows:
             one.seen.knn = _neighbours(one)
 

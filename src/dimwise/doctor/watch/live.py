@@ -55,6 +55,8 @@ class LiveRoot:
     dead: dict[str, Tensor] = field(default_factory=dict)
     n_dead_looks: dict[str, int] = field(default_factory=dict)
     n_calls: int = 0
+    order: dict[str, int] = field(default_factory=dict)
+    """path -> position of its first call in the forward pass"""
     tie: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
 
 
@@ -126,6 +128,8 @@ class Live:
     kept: dict[int, Any] = field(default_factory=dict)
     """By key of the BatchesSeen: ``inputs.Kept``."""
     batch_keys: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    n_batches: int = 0
+    """Batches of all purposes so far."""
     loaders: dict[int, Any] = field(default_factory=dict)
     """id(loader) -> ``loading.LiveLoader``."""
     registered: Any = None

@@ -155,7 +155,7 @@ def _parts(dataset: Any, depth: int = 0) -> dict[str, Any]:
             continue
         found[name] = value
         plain = isinstance(value, (str, int, float, bool, np.ndarray, torch.Tensor, list, tuple, dict, type(None)))
-        if depth < 2 and not plain and hasattr(value, "__dict__") and not callable(type(value).__getattribute__) is None:
+        if depth < 2 and not plain and hasattr(value, "__dict__"):
             if isinstance(value, (torch.nn.Module, type)) or type(value).__module__ == "builtins":
                 continue
             found |= {f"{name}.{k}": v for k, v in _parts(value, depth + 1).items()}
@@ -166,7 +166,7 @@ def _arrays(dataset: Any) -> dict[str, Any]:
     return {
         f"dataset.{k}": v
         for k, v in _parts(dataset).items()
-        if isinstance(v, (np.ndarray, torch.Tensor)) and getattr(v, "dtype", None) is not None and v.size
+        if isinstance(v, (np.ndarray, torch.Tensor)) and (v.numel() if isinstance(v, torch.Tensor) else v.size)
     }
 
 
@@ -186,9 +186,23 @@ def _generators(dataset: Any) -> list[str]:
         random.Random: "random.Random",
         torch.Generator: "torch Generator",
     }
+    drawn = _names_used(dataset)
     return [
         f"dataset.{name} ({word})"
         for name, value in _parts(dataset).items()
         for kind, word in kinds.items()
-        if isinstance(value, kind)
+        if isinstance(value, kind) and name.partition(".")[0] in drawn
     ]
+
+
+def _names_used(dataset: Any) -> set[str]:
+    """Attribute names that ``__getitem__`` speaks of, itself or through the dataset's other methods."""
+    kind, names, waiting = type(dataset), set(), ["__getitem__", "__iter__"]
+    while waiting:
+        code = getattr(getattr(kind, waiting.pop(), None), "__code__", None)
+        if code is None:
+            continue
+        fresh = set(code.co_names) - names
+        names |= fresh
+        waiting += [n for n in fresh if callable(getattr(kind, n, None))]
+    return names

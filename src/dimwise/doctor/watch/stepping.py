@@ -271,9 +271,20 @@ def _look_at_updates(live: Live, made: LiveOptimizer) -> None:
                 if weight.dim() >= 2:
                     ratios.setdefault(root.seen.key, []).append(moved / size)
     made.before = {}
+    _replica(live, made)
     for key, values in ratios.items():
         values.sort()
         _append(live.seen.roots[key].update_ratio, (live.step, values[len(values) // 2]))
+
+
+def _replica(live: Live, made: LiveOptimizer) -> None:
+    """With several processes: one number that says whether they still hold the same parameters."""
+    optimizer = made.optimizer()
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if optimizer is None or not ready or len(live.seen.process.checksums) >= 400:
+        return
+    total = sum(float(p.detach().double().sum()) for p in parameters(optimizer))
+    live.seen.process.checksums.append((live.step, total))
 
 
 def _append(history: list[tuple[int, float]], entry: tuple[int, float]) -> None:
