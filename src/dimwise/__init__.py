@@ -19,17 +19,18 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from dimwise import chain, data, fold, measure, models, ship, tasks, view
+    from dimwise import chain, data, doctor, fold, measure, models, ship, tasks, view
     from dimwise.chain.job import run
     from dimwise.chain.recipe import load
     from dimwise.train import fit as train
 
-_ROOMS = ("chain", "data", "fold", "measure", "models", "runs", "ship", "tasks", "train", "view")
+_ROOMS = ("chain", "data", "doctor", "fold", "measure", "models", "runs", "ship", "tasks", "train", "view")
 _FUNCTIONS = {"load": "dimwise.chain.recipe", "run": "dimwise.chain.job"}
 
 __all__ = [
     "chain",
     "data",
+    "doctor",
     "fold",
     "load",
     "measure",
