@@ -1,1 +1,314 @@
-"""Rules of the family 'data'."""
+"""Rules of the family 'data' about the inputs themselves: scale, holes, order of axes, what writes to them."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator
+
+from dimwise.doctor.finding import Finding, NotChecked
+from dimwise.doctor.rules import reading
+from dimwise.doctor.seen import BatchesSeen, LoaderSeen, RootSeen, Seen
+
+LARGE_INPUT = 20.0
+"""Root mean square of the inputs at which it is a warning. The first layer's gradient grows with it and its curvature
+with its square, 400-fold here, so no learning rate suits that layer and the others. Images in 0..255 have 80 to 150."""
+HINT_INPUT = 10.0
+"""... and a hint: physical units left as they are commonly reach ±10, which every optimizer copes with."""
+LARGE_COLUMN = 50.0
+"""The same for one channel or column among tame ones."""
+TINY_INPUT = 1e-2
+"""Largest absolute input below which nothing of it survives beside the biases. Sparse rows (one-hot, tf-idf) have a
+small mean square but entries near 1, hence the largest is asked."""
+SOME_BATCHES = 3
+"""Batches before scale, constancy or writes are judged: one can be special."""
+MOSTLY = 0.5
+"""Fraction of the batches that must be constant: a decoder's start symbol or a warm-up call is one among many."""
+IMAGE_SIDE = 8
+"""Sides from which two equal leading axes are height and width rather than channels and something."""
+COLOURS = (1, 3, 4)
+"""Channels of images: grey, RGB, RGBA."""
+WRITES = 3
+"""Writes before they are told: one may be an allocation that is filled."""
+DATA_NAMES = ("image", "data", "input", "feature", "sample", "signal", "tensors", "pixels", "x")
+"""Last words of a dataset's attribute that holds the examples; others (orders, weights, caches) may well change."""
+
+
+def unnormalised_input(seen: Seen) -> Iterator[Finding] | NotChecked:
+    """Inputs far from unit scale where they meet the first weights.
+
+    Checked: root mean square of the first layer's inputs over the watched batches, one column at a time too; and
+    inputs that are tiny throughout (hint). Must not hit: a norm as first layer or right behind it, a division inside
+    the network (it is measured after it), tokens, one-hot, images in 0..1, roughly standardised columns, frozen first
+    layers' own preprocessing of that scale, regression targets of any scale.
+    """
+    groups = [b for b in seen.train_batches() if b.floating and b.n_batches]
+    if not groups:
+        return NotChecked("unnormalised-input", "no numeric training inputs were seen")
+    return (f for b in groups if b.n_batches >= SOME_BATCHES and (f := _scale_of(seen, b)))
+
+
+def _scale_is_divided_out(seen: Seen, batches: BatchesSeen) -> bool:
+    root = seen.roots.get(batches.root) if batches.root is not None else None
+    first_two = [x.kind for x in reading.in_order(root)[:2]] if root else []
+    return reading.is_norm(batches.first_layer) or any(reading.is_norm(k) for k in first_two)
+
+
+def _scale_of(seen: Seen, batches: BatchesSeen) -> Finding | None:
+    size = math.hypot(batches.mean, batches.std)
+    columns = [math.hypot(m, s) for m, s in zip(batches.channel_mean, batches.channel_std, strict=False)]
+    largest = max(columns, default=0.0)
+    greatest = max(abs(batches.low), abs(batches.high))
+    if not math.isfinite(size) or _scale_is_divided_out(seen, batches):
+        return None
+    if size > HINT_INPUT or largest >= LARGE_COLUMN:
+        warned = size >= LARGE_INPUT or largest >= LARGE_COLUMN
+        at = columns.index(largest) if columns and len(columns) > 1 else None
+        worst = f"; channel {at} has mean {batches.channel_mean[at]:.4g}" if at is not None else ""
+        return Finding(
+            "unnormalised-input",
+            "warning" if warned else "hint",
+            "the inputs are far from unit scale",
+            f"{batches.n_rows} training rows: mean {batches.mean:.4g}, standard deviation {batches.std:.4g}, from "
+            f"{batches.low:.4g} to {batches.high:.4g} where they enter {batches.first_layer or 'the first layer'}"
+            f"{worst}; gradients of the first layer are about {size:.0f} times too large",
+            _scaling(batches),
+            place=batches.place,
+            step=0,
+            cure={"kind": "normalise"},
+        )
+    if 0 < greatest < TINY_INPUT:
+        return Finding(
+            "unnormalised-input",
+            "hint",
+            "the inputs are tiny beside the network's biases",
+            f"{batches.n_rows} training rows: standard deviation {batches.std:.3g}, none beyond {greatest:.3g} where "
+            f"they enter {batches.first_layer or 'the first layer'}",
+            _scaling(batches),
+            place=batches.place,
+            step=0,
+            cure={"kind": "normalise"},
+        )
+    return None
+
+
+def _scaling(batches: BatchesSeen) -> str:
+    if 200 <= batches.high <= 255 and batches.low >= 0 and len(batches.shape) >= 2:
+        return f"x = x.float() / 255, or x = (x - {batches.mean:.4g}) / {batches.std:.4g}"
+    if len(batches.channel_mean) > 3:
+        return "x = (x - mean) / std with the training rows' x.mean(0) and x.std(0), for validation too"
+    return f"x = (x - {batches.mean:.4g}) / {batches.std or 1:.4g}, for validation too"
+
+
+def nan_in_input(seen: Seen) -> Iterator[Finding] | NotChecked:
+    """Inputs that hold NaN or infinity.
+
+    Checked: rows of any watched batch. An error once a loss was not finite; a hint while all losses are (a network
+    that masks the holes itself is healthy). Must not hit: clean data.
+    """
+    if not seen.batches:
+        return NotChecked("nan-in-input", "no inputs were seen")
+    finite = bool(seen.loss_history) and all(math.isfinite(v) for _, v, _ in seen.loss_history)
+    return (_holes(b, finite) for b in seen.batches.values() if b.n_nan)
+
+
+def _holes(batches: BatchesSeen, finite: bool) -> Finding:
+    so = "the losses stayed finite, so the network may mask them" if finite else "one of them makes all weights NaN"
+    return Finding(
+        "nan-in-input",
+        "hint" if finite else "error",
+        "the inputs hold NaN or infinity",
+        f"{batches.n_nan} of {batches.n_rows} watched rows for "
+        f"{'training' if batches.purpose == 'train' else 'evaluation'} at {batches.place}; {so}",
+        "drop those rows: keep = torch.isfinite(x).flatten(1).all(1); x, y = x[keep], y[keep]; or impute them",
+        place=batches.place,
+    )
+
+
+def constant_input(seen: Seen) -> Iterator[Finding] | NotChecked:
+    """Every row is the same, or every element: the network cannot tell inputs apart.
+
+    Checked: more than :data:`MOSTLY` of at least :data:`SOME_BATCHES` batches of several rows. Must not hit: start
+    symbols and other tokens, a single number as input, batches of one row, the same batch again and again (its rows
+    differ).
+    """
+    groups = [b for b in seen.batches.values() if b.floating and b.n_batches >= SOME_BATCHES]
+    if not groups:
+        return NotChecked("constant-input", f"fewer than {SOME_BATCHES} batches of numeric inputs were seen")
+    return (f for b in groups if (f := _constant_in(b)))
+
+
+def _constant_in(batches: BatchesSeen) -> Finding | None:
+    several = reading.typical(batches.sizes) >= 2
+    if not several or reading.row_size(batches) < 2 or batches.n_constant <= MOSTLY * batches.n_batches:
+        return None
+    return Finding(
+        "constant-input",
+        "error" if batches.purpose == "train" else "warning",
+        "the inputs carry no information: all rows of a batch are the same",
+        f"{batches.n_constant} of {batches.n_batches} batches at {batches.place} were constant; values from "
+        f"{batches.low:.4g} to {batches.high:.4g}, standard deviation {batches.std:.3g}",
+        "look at one batch before the network: print(x.flatten(1).std(0)); integer division and wrong indices are the "
+        "usual causes",
+        place=batches.place,
+        step=0 if batches.purpose == "train" else None,
+    )
+
+
+def workers_share_seed(seen: Seen) -> Iterator[Finding] | NotChecked:
+    """Each worker process of a DataLoader gets a copy of the dataset's own random generator, in the same state.
+
+    Checked: a training loader with workers, a generator inside its dataset that ``__getitem__`` draws from, and no
+    worker_init_fn. PyTorch seeds the global generators of every worker itself, so those are fine. Must not hit:
+    global ``torch``/``numpy.random``/``random``, evaluation loaders, no workers.
+    """
+    loaders = [x for x in seen.loaders.values() if x.trains and x.n_workers > 0]
+    if not loaders:
+        return NotChecked("workers-share-seed", "no training loader with worker processes was seen")
+    return (_shared(x) for x in loaders if x.generators and not x.worker_init)
+
+
+def _shared(loader: LoaderSeen) -> Finding:
+    several = loader.n_workers > 1
+    name = loader.generators[0].split(" ")[0]
+    return Finding(
+        "workers-share-seed",
+        "warning",
+        "workers of the loader draw the same random numbers"
+        if several
+        else "the loader's worker draws the same random numbers in every epoch",
+        f"{loader.n_workers} worker processes at {loader.place} each start with a copy of "
+        f"{', '.join(loader.generators)} in the same state, anew each epoch",
+        "DataLoader(..., worker_init_fn=seed_worker) with def seed_worker(i): "
+        f"torch.utils.data.get_worker_info().{name} = numpy.random.default_rng(torch.initial_seed())",
+        place=loader.place,
+    )
+
+
+def input_mutated(seen: Seen) -> Iterator[Finding] | NotChecked:
+    """Something writes into the training data while it is being read, so that each epoch sees other data.
+
+    Checked: batches that are views of a tensor which was written to at half of the batches or more; arrays of the
+    training dataset whose content differs between two epochs (a hint unless its name says that it holds the examples).
+    Must not hit: an agent's buffer (many small forward passes of the same network between the batches), caches,
+    shuffled orders, sampling weights.
+    """
+    if not seen.batches and not seen.loaders:
+        return NotChecked("input-mutated", "no inputs were seen")
+    told = [_written(seen, b) for b in seen.train_batches()]
+    told += [_changed(seen, x) for x in seen.loaders.values() if x.trains and x.n_iterations >= 2]
+    return (f for f in told if f is not None)
+
+
+def _acts(seen: Seen, batches: BatchesSeen) -> bool:
+    """Whether the network also acts: evaluated often, on far fewer rows than it is trained on."""
+    rows = reading.typical(batches.sizes)
+    return any(
+        b.root == batches.root and 2 * b.n_batches >= batches.n_batches and 4 * reading.typical(b.sizes) <= rows
+        for b in seen.eval_batches()
+    )
+
+
+def _written(seen: Seen, batches: BatchesSeen) -> Finding | None:
+    n = batches.base_mutations
+    if n < WRITES or 2 * n < batches.n_batches or _acts(seen, batches):
+        return None
+    where = f" at {batches.mutated_place}" if batches.mutated_place else ""
+    return Finding(
+        "input-mutated",
+        "warning",
+        "the training data is changed in place while it is read",
+        f"the tensor that the batches are slices of was written to {n} times{where} in {batches.n_batches} batches; "
+        "the next epoch reads changed data",
+        "write to a copy: x = x.clone() before, or x = x - mean in place of x -= mean",
+        place=batches.mutated_place or batches.place,
+    )
+
+
+def _changed(seen: Seen, loader: LoaderSeen) -> Finding | None:
+    names = [n for n in loader.arrays_changed if "cache" not in n.lower()]
+    examples = [n for n in names if _holds_examples(n)]
+    if not names or any(_acts(seen, b) for b in seen.train_batches()):
+        return None
+    return Finding(
+        "input-mutated",
+        "warning" if examples else "hint",
+        "the dataset's content changes between epochs",
+        f"{', '.join(examples or names)} of {loader.dataset} differed between two of {loader.n_iterations} epochs",
+        "let __getitem__ work on a copy: x = self.images[i].clone() (.copy() for NumPy) before any in-place operation",
+        place=loader.place,
+    )
+
+
+def _holds_examples(name: str) -> bool:
+    last = re.sub(r"\[\d+\]$", "", name).rpartition(".")[2].lower().strip("_")
+    return any(last == word or (len(word) > 1 and word in last) for word in DATA_NAMES)
+
+
+def wrong_axis_order(seen: Seen) -> list[Finding] | NotChecked:
+    """Images with channels last fed to a convolution that takes channels first.
+
+    Checked: PyTorch refused and the last axis has the channels it wanted (error); or the first convolution takes an
+    image's height for its channels: equal first two axes of at least :data:`IMAGE_SIDE` and 1, 3 or 4 at the end
+    (error), unequal ones with 3 or 4 (warning). Must not hit: channels first, spectrograms, board planes, sequences.
+    """
+    layouts = [(r, r.first_input_layout) for r in seen.roots.values() if r.first_input_layout]
+    refused = _refused(seen)
+    if not layouts and refused is None:
+        return NotChecked("wrong-axis-order", "no convolution was seen")
+    told = [refused] if refused else [_layout(r, told) for r, told in layouts]
+    return [f for f in told if f is not None]
+
+
+def _refused(seen: Seen) -> Finding | None:
+    message = str((seen.error or {}).get("message", ""))
+    said = re.search(r"expected input\[([\d, ]+)\] to have (\d+) channels, but got (\d+) channels", message)
+    if not said:
+        return None
+    shape, wanted = [int(n) for n in said[1].split(",")], int(said[2])
+    if len(shape) < 3 or shape[-1] != wanted or shape[1] == wanted:
+        return None
+    return _swapped(
+        "error",
+        f"the convolution wants {wanted} channels on axis 1 and got {shape[1]}; the last axis of {tuple(shape)} "
+        f"has {wanted}",
+        len(shape),
+        reading.place_of((seen.error or {}).get("place")),
+        None,
+    )
+
+
+def _layout(root: RootSeen, told: dict) -> Finding | None:
+    shape = tuple(told.get("shape", ()))
+    if (
+        len(shape) < 4
+        or shape[-1] not in COLOURS
+        or told.get("in_channels") != shape[1]
+        or min(shape[1:-1]) < IMAGE_SIDE
+    ):
+        return None
+    square = len(set(shape[1:-1])) == 1
+    if not square and (shape[-1] == 1 or min(shape[1:-1]) < 2 * IMAGE_SIDE):
+        return None
+    return _swapped(
+        "error" if square else "warning",
+        f"{told.get('kind')} '{told.get('path')}' got {shape} and takes axis 1, of {shape[1]}, for channels; the last "
+        f"axis, of {shape[-1]}, looks like them",
+        len(shape),
+        root.place,
+        str(told.get("path") or "") or None,
+    )
+
+
+def _swapped(severity: str, evidence: str, n_axes: int, place: object, module: str | None) -> Finding:
+    order = ", ".join(str(n) for n in (0, n_axes - 1, *range(1, n_axes - 1)))
+    return Finding(
+        "wrong-axis-order",
+        severity,  # type: ignore[arg-type]
+        "images have their channels last, the network takes them first",
+        evidence,
+        f"x = x.permute({order}) before the network, and as many input channels as the image has",
+        place=place,  # type: ignore[arg-type]
+        module=module,
+        step=0,
+    )
