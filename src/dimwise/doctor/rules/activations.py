@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from dimwise.doctor.finding import Finding, NotChecked
 from dimwise.doctor.rules import reading
@@ -40,7 +40,17 @@ def dead_activations(seen: Seen) -> Iterator[Finding] | NotChecked:
     found = [(r, a) for r in seen.trained_roots() for a in r.activations if a.dead_frac]
     if not found:
         return NotChecked("dead-activations", "no ReLU was seen in a training pass")
-    return (f for r, a in found if (f := _dead_in(r, a)))
+    return _one_a_module((a, f) for r, a in found if (f := _dead_in(r, a)))
+
+
+def _one_a_module(found: Iterable[tuple[ActivationSeen, Finding]]) -> Iterator[Finding]:
+    """The first of each module: a recurrent cell applies the same function at every position."""
+    told: set[tuple[str, str]] = set()
+    for act, finding in found:
+        name = (reading.module_of(act), act.function)
+        if name not in told:
+            told.add(name)
+            yield finding
 
 
 def _n_values(act: ActivationSeen) -> int:
@@ -55,7 +65,7 @@ def _dead_in(root: RootSeen, act: ActivationSeen) -> Finding | None:
     n_units = act.shape[1] if len(act.shape) > 3 else (act.shape[-1] if len(act.shape) > 1 else 0)
     looks = LOOKS if n_units >= FEW_UNITS else LONG_LOOKS
     dead = reading.lowest_of_last(act.dead_frac, looks)
-    beside = reading.around(root, act.path)
+    beside = reading.around(root, reading.module_of(act))
     if n_units == 0 or dead < MANY_DEAD or _n_values(act) < ROWS or reading.all_frozen(beside):
         return None
     if n_units < FEW_UNITS and dead < ALL_DEAD:
@@ -78,9 +88,9 @@ def _dead_in(root: RootSeen, act: ActivationSeen) -> Finding | None:
         else "initialise with torch.nn.init.kaiming_normal_(layer.weight); torch.nn.init.zeros_(layer.bias), "
         "and normalise the inputs",
         place=act.place,
-        module=act.path or None,
+        module=reading.module_of(act) or None,
         step=next((s for s, v in act.dead_frac if v >= MANY_DEAD), None),
-        cure={"kind": "lower_lr", "factor": 0.1} if alive else None,
+        cure={"kind": "lr", "factor": 0.1} if alive else None,
     )
 
 
@@ -94,21 +104,21 @@ def saturated_activations(seen: Seen) -> Iterator[Finding] | NotChecked:
     found = [(r, a) for r in seen.trained_roots() for a in r.activations if a.saturated_frac]
     if not found:
         return NotChecked("saturated-activations", "no sigmoid or tanh was seen in a training pass")
-    return (f for r, a in found if (f := _saturated_in(r, a)))
+    return _one_a_module((a, f) for r, a in found if (f := _saturated_in(r, a)))
 
 
 def _saturated_in(root: RootSeen, act: ActivationSeen) -> Finding | None:
     stuck = reading.lowest_of_last(act.saturated_frac, LOOKS)
-    later = [x for x in root.layers.values() if x.order > act.order]
+    later = act.order > 0 and any(x.order > act.order for x in root.layers.values())
     if act.function not in ("sigmoid", "tanh") or stuck < MANY_SATURATED or act.is_last or not later:
         return None
-    cell = [a for a in root.activations if a.path == act.path and a.function in ("sigmoid", "tanh")]
+    cell = [a for a in root.activations if reading.module_of(a) == reading.module_of(act) and a.saturated_frac]
     gated = len({a.function for a in cell}) > 1
     if gated and any(reading.lowest_of_last(a.saturated_frac, LOOKS) < MANY_SATURATED for a in cell):
         return None
-    if reading.all_frozen(reading.around(root, act.path)):
+    if reading.all_frozen(reading.around(root, reading.module_of(act))):
         return None
-    before = [x for x in reading.in_order(root) if x.order < act.order and x.grad_norm]
+    before = [x for x in reading.in_order(root) if x.order <= act.order and x.grad_norm]
     weak = f"; gradient norm of '{before[-1].path}' before it: {before[-1].grad_norm[-1][1]:.2g}" if before else ""
     at_first = act.saturated_frac[0][1] >= MANY_SATURATED
     return Finding(
@@ -122,7 +132,7 @@ def _saturated_in(root: RootSeen, act: ActivationSeen) -> Finding | None:
         if at_first
         else "lower the learning rate, or use nn.ReLU() or a normalisation before it",
         place=act.place,
-        module=act.path or None,
+        module=reading.module_of(act) or None,
         step=next((s for s, v in act.saturated_frac if v >= MANY_SATURATED), None),
-        cure=None if at_first else {"kind": "lower_lr", "factor": 0.1},
+        cure=None if at_first else {"kind": "lr", "factor": 0.1},
     )

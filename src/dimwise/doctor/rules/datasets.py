@@ -117,7 +117,7 @@ def train_valid_leak(seen: Seen) -> Iterator[Finding] | NotChecked:
     checks that overfit a batch, an agent that acts on states and trains on them later, other networks (targets,
     teachers).
     """
-    train = {b.root: b for b in seen.train_batches()}
+    train = {b.root: b for b in sorted(seen.train_batches(), key=lambda b: b.n_hashed)}
     groups = [e for e in seen.eval_batches() if e.root in train]
     groups = [e for e in groups if e.n_hashed >= FEW_HASHED or e.dataset_rows]
     if not groups:

@@ -282,14 +282,17 @@ def _crossed(a: tuple[int, ...], b: tuple[int, ...]) -> tuple[int, ...] | None:
 def _broadcast_in(loss: LossSeen) -> Finding | None:
     if not loss.shapes_differ:
         return None
-    both = _crossed(tuple(loss.input_shape), tuple(loss.target_shape))
+    output, target = tuple(loss.input_shape), tuple(loss.target_shape)
+    if output == target and len(output) == 1:
+        target = (*target, 1)  # autograd tells the target's size alone; only a column differs from a row
+    both = _crossed(output, target)
     if both is None:
         return None
     return _mixed(
-        f"at {loss.place} output {_shape(loss.input_shape)} met target {_shape(loss.target_shape)} in "
+        f"at {loss.place} output {_shape(output)} met target {_shape(target)} in "
         f"{loss.shapes_differ} of {loss.n_watched} watched calls; {loss.name} compared {_shape(both)}: "
-        f"{math.prod(both)} pairs for {math.prod(loss.input_shape)} outputs",
-        "target = target.view_as(output)" if len(loss.target_shape) < len(loss.input_shape) else "output.squeeze(1)",
+        f"{math.prod(both)} pairs for {math.prod(output)} outputs",
+        "target = target.view_as(output)",
         loss,
     )
 

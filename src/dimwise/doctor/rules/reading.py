@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from statistics import median
 from typing import Any
@@ -35,8 +36,26 @@ def amount(n_bytes: float) -> str:
 
 
 def place_of(told: Any) -> Place | None:
-    """The place inside a free-form observation, which is a mapping again once it came from a file."""
+    """The place inside a free-form observation: as such, as text, or a mapping once it came from a file.
+
+    Example:
+        >>> place_of("train.py:48")
+        Place(file='train.py', line=48, function='')
+    """
+    if isinstance(told, str):
+        file, _, line = told.rpartition(":")
+        return Place(file, int(line)) if line.isdigit() else None
     return Place(**told) if isinstance(told, dict) else told
+
+
+def module_of(act: ActivationSeen) -> str:
+    """The module that an activation's path names, without how it is reached ('fc1 →', 'relu (2)').
+
+    Example:
+        >>> module_of(ActivationSeen("cell.gates → (3)", "tanh"))
+        'cell.gates'
+    """
+    return re.sub(r" \(\d+\)$", "", act.path).removesuffix(" →")
 
 
 def typical(values: Iterable[float]) -> float:
