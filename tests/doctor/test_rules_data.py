@@ -12,7 +12,7 @@ from dimwise.doctor.finding import Place
 from dimwise.doctor.rules import data, datasets, labels
 from dimwise.doctor.seen import Seen
 
-RAW = {"mean": 33.3, "std": 78.6, "low": 0.0, "high": 255.0}
+RAW: dict[str, Any] = {"mean": 33.3, "std": 78.6, "low": 0.0, "high": 255.0}
 
 
 def columns(**facts: Any) -> dict[str, Any]:
