@@ -37,7 +37,7 @@ def watch_script(
     *,
     module: bool = False,
     steps: int | None = None,
-    environment: Mapping[str, str] | None = None,
+    more: Mapping[str, str] | None = None,
     quiet: bool = False,
 ) -> Execution:
     """Run ``python target arguments...`` (``python -m target`` for a module) and watch it.
@@ -47,7 +47,7 @@ def watch_script(
         arguments: its own.
         module: whether ``target`` is a module.
         steps: optimizer steps after which watching stops; the script goes on.
-        environment: more environment variables for the script.
+        more: more environment variables for the script.
         quiet: throw its output away.
 
     Raises:
@@ -56,12 +56,11 @@ def watch_script(
     if not module:
         _must_exist(target)
     with tempfile.TemporaryDirectory(prefix="dimwise-doctor-") as spool:
-        variables = {**os.environ, SPOOL: spool, **(environment or {})}
-        variables["PYTHONPATH"] = os.pathsep.join(p for p in (str(SITE), os.environ.get("PYTHONPATH", "")) if p)
+        variables = {**os.environ, **environment(spool), **(more or {})}
         if steps is not None:
             variables[STEPS] = str(steps)
         code = _run([sys.executable, *(["-m"] if module else []), target, *arguments], variables, quiet)
-        return _collect(Path(spool), code)
+        return collect(Path(spool), code)
 
 
 def _must_exist(target: str) -> None:
@@ -100,7 +99,14 @@ def _run(command: list[str], variables: dict[str, str], quiet: bool) -> int:
     return code if code >= 0 else 128 - code
 
 
-def _collect(spool: Path, code: int) -> Execution:
+def environment(spool: str) -> dict[str, str]:
+    """Variables that have every Python process started with them watched."""
+    path = os.pathsep.join(p for p in (str(SITE), os.environ.get("PYTHONPATH", "")) if p)
+    return {SPOOL: spool, "PYTHONPATH": path}
+
+
+def collect(spool: Path, code: int) -> Execution:
+    """What the processes of one execution left in their spool folder."""
     made = Execution(code)
     for path in sorted(spool.glob("seen-*.json")):
         try:
