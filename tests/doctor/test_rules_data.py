@@ -62,6 +62,8 @@ def test_a_norm_behind_the_first_layer_takes_the_scale_out() -> None:
     assert silent(data.unnormalised_input(seen(batches(**RAW), net=net)))
     late = root(layer("conv", "Conv2d", 1), layer("fc", order=2), layer("bn", "BatchNorm1d", 3))
     assert findings(data.unnormalised_input(seen(batches(**RAW), net=late)))
+    unused = root(layer("bn", "BatchNorm2d", 0), layer("conv", "Conv2d", 1), layer("fc", order=2))
+    assert findings(data.unnormalised_input(seen(batches(**RAW), net=unused)))
 
 
 def test_tokens_have_no_scale() -> None:
@@ -378,6 +380,12 @@ def test_labels_without_signal() -> None:
     assert one(signal(steps=30)).severity == "hint"
 
 
+def test_voting_for_the_commonest_label_is_no_signal() -> None:
+    votes = {"accuracy": 0.9, "chance": 0.82, "majority": 0.9, "n": 500.0, "z": 4.7}
+    group = batches(label_counts={0: 576, 1: 64}, n_classes=2, knn=votes)
+    assert "chance 82 %" in one(signal(0.33, group=group)).evidence
+
+
 def test_learnt_by_heart() -> None:
     found = one(signal(0.1, others=(valid(loss_first=[4.2] * 9),)))
     assert "the validation loss 4.200" in found.evidence
@@ -388,7 +396,7 @@ def test_learnt_by_heart() -> None:
     [
         signal(1.9),
         signal(0.1, others=(valid(loss_first=[0.2] * 9),)),
-        signal(group=batches(knn={**CHANCE, "z": 6.0})),
+        signal(group=batches(knn={**CHANCE, "accuracy": 0.18, "z": 6.0})),
         signal(losses=(loss(reduction="none"),)),
         signal(losses=(loss(weighted=True),)),
         signal(losses=(loss(input_shape=(32, 32)),)),

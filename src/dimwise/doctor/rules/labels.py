@@ -140,16 +140,18 @@ def _comparable(seen: Seen, batches: BatchesSeen) -> bool:
     return not odd and not batches.weighted_loss
 
 
+def _beats_chance(knn: dict[str, float]) -> bool:
+    """Whether neighbours know more than the commonest label, which a vote among them names by itself."""
+    level = max(knn["chance"], knn.get("majority", 0.0))
+    spread = math.sqrt(max(level * (1 - level), 1e-12) / knn["n"])
+    return knn["accuracy"] >= level + KNN_CHANCE * spread
+
+
 def _signal_of(seen: Seen, batches: BatchesSeen) -> Finding | None:
     knn = batches.knn or {}
     prior = reading.entropy(batches.label_counts.values())
     losses = [v for _, v, root in seen.loss_history if root in (None, batches.root) and math.isfinite(v)]
-    if (
-        knn.get("z", KNN_CHANCE) >= KNN_CHANCE
-        or not _comparable(seen, batches)
-        or not prior
-        or len(losses) < SOME_STEPS
-    ):
+    if _beats_chance(knn) or not _comparable(seen, batches) or not prior or len(losses) < SOME_STEPS:
         return None
     now = reading.typical(losses[-SOME_STEPS:])
     held_out = [v for e in seen.eval_batches() if e.root == batches.root for v in e.loss_first]

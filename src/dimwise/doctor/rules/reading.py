@@ -114,8 +114,8 @@ def mixes(layer: LayerSeen) -> bool:
 
 
 def in_order(root: RootSeen) -> list[LayerSeen]:
-    """Its layers as the forward pass meets them."""
-    return sorted(root.layers.values(), key=lambda layer: layer.order)
+    """Its layers as the forward pass meets them; those it never called (order 0) left out."""
+    return sorted((x for x in root.layers.values() if x.order), key=lambda layer: layer.order)
 
 
 def around(root: RootSeen, path: str) -> list[LayerSeen]:
