@@ -26,6 +26,7 @@ from dimwise.train.optimizer import optimizer
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 _WORTH_THREADS = 0.9  # all threads must take at most so much of one thread's time
+_TRIAL_FRAC = 0.02  # of the training, for timing candidates; half as much again goes to the number of threads
 _AGREE_FRAC = 0.02  # losses further apart than this after a few steps are not the same training
 
 
@@ -131,7 +132,7 @@ def choose(
         task: whose loss is computed.
         config: precision, layout and compile; "auto" leaves one open.
         device: where it runs.
-        n_steps: length of the training that follows; the trial takes no more than a twentieth of it. 0: unknown.
+        n_steps: length of the training that follows; the trial takes a few hundredths of it. 0: unknown.
         budget_s: most seconds for all candidates together, warming up left out.
 
     Returns:
@@ -151,7 +152,7 @@ def choose(
             continue
         trials.append(trial)
     if n_steps:
-        budget_s = min(budget_s, 0.05 * n_steps * trials[0].ms / 1e3)
+        budget_s = min(budget_s, _TRIAL_FRAC * n_steps * trials[0].ms / 1e3)
     _race(trials, budget_s)
     reference = trials[0].losses[2]  # the first candidate is the plainest: fp32 unless told otherwise
     rows = [t.row(reference) for t in trials]
