@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "dimwise"
 
 # Two floors have a mezzanine: everybody on floor 0 raises errors, and the commands of floor 6 open the report.
 FLOORS = {
-    "errors": 0,
+    **dict.fromkeys(("errors", "lookup", "ort"), 0),
     **dict.fromkeys(("recipe", "seeds", "progress", "runs"), 0.5),
     **dict.fromkeys(("data", "tasks", "models", "measure"), 1),
     "train": 2,

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dimwise.errors import ModelError, nearest
+from dimwise.lookup import resolve
 
 if TYPE_CHECKING:  # listing the table needs no torch
     from torch import nn
@@ -87,8 +88,7 @@ def build(
         raise ModelError(f"{name}: width is {width}", expected="a finite number above 0")
     if not 0 <= dropout < 1:
         raise ModelError(f"{name}: dropout is {dropout}", expected="at least 0 and below 1")
-    module, _, attribute = MODELS[name].partition(":")
-    builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
+    builder: Callable[..., nn.Module] = resolve(MODELS[name])
     return builder(tuple(input_shape), n_outputs, width=width, dropout=dropout)
 
 

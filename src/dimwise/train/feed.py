@@ -15,10 +15,10 @@ from dimwise.data.batches import Batches, LoaderBatches, TensorBatches
 from dimwise.data.grow import Growing
 from dimwise.data.sets import Data, Split
 from dimwise.errors import DataError, ModelError, UserError
+from dimwise.measure import evaluating
 from dimwise.tasks import Task
 from dimwise.tasks.classification import Classification
 from dimwise.train.config import TrainConfig
-from dimwise.train.evaluate import evaluating
 from dimwise.train.precision import Arithmetic
 
 _WHOLE_BYTES = 2 << 30  # inputs up to this size as float32 are normalised once, larger ones batch by batch
