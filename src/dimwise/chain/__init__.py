@@ -13,6 +13,7 @@ _EXPORTS = {
     "Recipe": "dimwise.chain.recipe",
     "Result": "dimwise.chain.job",
     "TrainResult": "dimwise.chain.training",
+    "complete": "dimwise.chain.job",
     "load": "dimwise.chain.recipe",
     "recipes": "dimwise.chain.recipe",
     "resume": "dimwise.chain.training",

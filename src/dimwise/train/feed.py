@@ -74,7 +74,7 @@ def check(model: nn.Module, batch: tuple[Tensor, Tensor], targets: Tensor, task:
     with evaluating(model):
         try:
             outputs = model(x)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:  # a user's forward may raise anything
             raise ModelError(
                 f"the network does not take inputs of shape (B, {_shape(x)}) and type {_type(x)}: {_line(error)}",
                 next_step="Build it for this shape, or reshape the data.",
