@@ -298,3 +298,14 @@ def test_sections_table_and_folder_agree() -> None:
     files = {path.stem for path in folder.glob("*.py")} - {"__init__", "summary"}
     assert files == set(sections.SECTIONS)
     assert all(callable(sections.get(name)) for name in sections.SECTIONS)
+
+
+def test_skipped_candidates_are_told_with_their_reasons(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    result["skipped"] = {"prune": "no layer <can> go. Set fold.prune.macs=0.5.", "b+c": "LookupError: no"}
+    run = write(result=result)
+    page = report(run).read_text("utf-8")
+    assert "<h3>Candidates that could not be made</h3>" in page
+    assert "<li><b>prune</b>: no layer &lt;can&gt; go. Set fold.prune.macs=0.5.</li><li><b>b+c</b>: LookupErr" in page
+    assert "未能生成的候选" in report(run, language="zh").read_text("utf-8")
+    (run / "result.json").write_text(json.dumps(result | {"skipped": {}}))
+    assert "could not be made" not in report(run).read_text("utf-8")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -43,6 +45,8 @@ class Candidate:
     size_bytes: int = 0
     valid_score: float = 0.0
     latency: measure.Latency | None = None
+    peak_memory_bytes: int | None = None
+    """What a fresh process needs to load the graph and run one input; None when that could not be measured."""
     runner: Any = None
 
 
@@ -193,6 +197,19 @@ def latencies(candidates: list[Candidate], network: nn.Module, recipe: Recipe, d
     for candidate in candidates:
         candidate.latency = found[candidate.name]
     return found[TRAINED]
+
+
+def measure_memory(candidates: list[Candidate], recipe: Recipe) -> None:
+    """Measure the peak memory of each candidate in a fresh process, which nothing else has filled."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        for candidate in candidates:
+            path.write_bytes(candidate.proto.SerializeToString())
+            candidate.peak_memory_bytes = measure.process_peak_memory(
+                "dimwise.ship.runtime:run_once",
+                [str(path), str(recipe.ship.threads)],
+                imports=["numpy", "onnxruntime", "dimwise.ship.selfcontained"],
+            )
 
 
 def _call(runner: Any, x: Any) -> Any:

@@ -45,6 +45,7 @@ def stage(
         "latency_runs": candidate.latency.runs,
         "throughput_per_s": speed.items_per_s,
         "best_batch": speed.batch,
+        "peak_memory_bytes": candidate.peak_memory_bytes,
         "runtime": "onnxruntime",
         "device": candidate.latency.device,
         "threads": recipe.ship.threads,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,7 @@ def _run(
                     found.append(made)
         with clock("measure"), progress.stage("measure"):
             latency = folding.latencies(found, fitted.model, recipe, data)
+            folding.measure_memory(found, recipe)
             trained = trained_stage(fitted, latency, recipe, data, task)
             chosen: Candidate | None = None
             reasons: dict[str, str] = {}
@@ -175,7 +177,6 @@ def with_named_outputs(network: nn.Module, recipe: Recipe, data: Data, task: Tas
 def trained_stage(fitted: Fitted, latency: measure.Latency, recipe: Recipe, data: Data, task: Task) -> dict[str, Any]:
     """The trained fp32 network in eager PyTorch: what every candidate is compared with."""
     model, example = fitted.model, data.normalise(data.test.inputs[:1])
-    profile = measure.profile(model, example)
     batch = data.normalise(data.train.inputs[: recipe.train.batch_size])
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.ship.threads)
@@ -192,22 +193,30 @@ def trained_stage(fitted: Fitted, latency: measure.Latency, recipe: Recipe, data
         "score": evaluate(model, data.test, data.normalise, task)[1],
         "size_bytes": measure.state_size_bytes(model),
         "latency_ms": latency.p50_ms,
-        "params": profile.params,
-        "macs": profile.macs,
+        "params": measure.n_params(model),
+        "macs": _unless_it_fails(lambda: measure.profile(model, example).macs),
         "valid_score": valid_score,
         "latency_p95_ms": latency.p95_ms,
         "latency_iqr_ms": latency.iqr_ms,
         "latency_runs": latency.runs,
         "throughput_per_s": speed.items_per_s,
         "best_batch": speed.batch,
-        "peak_memory_bytes": measure.peak_memory(model, example),
-        "train_peak_memory_bytes": measure.peak_memory(
-            model, batch, train=True, optimizer=lambda copy: optimizer(copy, recipe.train)
+        "peak_memory_bytes": _unless_it_fails(lambda: measure.peak_memory(model, example)),
+        "train_peak_memory_bytes": _unless_it_fails(
+            lambda: measure.peak_memory(model, batch, train=True, optimizer=lambda copy: optimizer(copy, recipe.train))
         ),
         "runtime": "pytorch eager",
         "device": latency.device,
         "threads": recipe.ship.threads,
     }
+
+
+def _unless_it_fails(measurement: Callable[[], int]) -> int | None:
+    """A measurement that looks inside the network; one that cannot be looked into is no reason to lose a run."""
+    try:
+        return measurement()
+    except Exception:  # noqa: BLE001  (a user's network may raise anything when it is copied or watched)
+        return None
 
 
 def _call(model: nn.Module, x: torch.Tensor) -> Any:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from dimwise.measure._state import evaluating
     from dimwise.measure.cost import Cost, n_params, state_size_bytes
     from dimwise.measure.machine import device, environment, machine_is_busy
-    from dimwise.measure.memory import peak_memory
+    from dimwise.measure.memory import peak_memory, process_peak_memory
     from dimwise.measure.profiling import Profile, Row, profile
     from dimwise.measure.timing import Latency, Throughput, latency, throughput, tie
 
@@ -31,6 +31,7 @@ __all__ = [
     "machine_is_busy",
     "n_params",
     "peak_memory",
+    "process_peak_memory",
     "profile",
     "state_size_bytes",
     "throughput",
@@ -50,6 +51,7 @@ _EXPORTS = {
     "machine_is_busy": "dimwise.measure.machine",
     "n_params": "dimwise.measure.cost",
     "peak_memory": "dimwise.measure.memory",
+    "process_peak_memory": "dimwise.measure.memory",
     "profile": "dimwise.measure.profiling",
     "state_size_bytes": "dimwise.measure.cost",
     "throughput": "dimwise.measure.timing",

@@ -103,6 +103,18 @@ def session(model: str | Path | bytes, *, threads: int = 1) -> Runner:
     return Runner(made, threads)
 
 
+def run_once(path: str, threads: str) -> Runner:
+    """Load a model and give it one input of zeros: what serving takes at least. Arguments are words of a command.
+
+    Args:
+        path: of a ``.onnx`` file.
+        threads: as for :func:`session`.
+    """
+    runner = session(Path(path), threads=int(threads))
+    runner.run(np.zeros([n or 1 for n in runner.input_shape], runner.input_dtype))
+    return runner
+
+
 def _content(path: Path) -> bytes:
     try:
         return path.read_bytes()

@@ -31,7 +31,8 @@ def section(run: RunFiles, say: Words) -> Safe:
     """Nothing for a run that only trained."""
     if not run.stages:
         return Safe("")
-    return join((_table(run, say), _budget_line(run, say), _memory(run, say), _picture(run, say), _folds(run, say)))
+    notes = (_budget_line(run, say), _memory(run, say), _skipped(run, say))
+    return join((_table(run, say), *notes, _picture(run, say), _folds(run, say)))
 
 
 def _columns(run: RunFiles, say: Words) -> list[tuple[str, str, Callable[[float | None], str]]]:
@@ -160,6 +161,15 @@ def _budget_line(run: RunFiles, say: Words) -> Safe:
             name = say.known("budget_name", key)
             parts.append(say("budget_at_most", {"name": name, "limit": _limit(key, amount, run)}))
     return el("p", say("budget", {"text": say("list_comma").join(parts)}), cls="note") if parts else Safe("")
+
+
+def _skipped(run: RunFiles, say: Words) -> Safe:
+    """The candidates that were asked for and are not in the table, each with its reason."""
+    skipped = list(mapping(run.result.get("skipped")).items())
+    if not skipped:
+        return Safe("")
+    items = [el("li", el("b", name), f": {clean(reason)}") for name, reason in skipped[:MAX_LAYER_ROWS]]
+    return join((el("h3", say("skipped_title")), el("ul", *items)))
 
 
 def _picture(run: RunFiles, say: Words) -> Safe:
