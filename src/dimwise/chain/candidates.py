@@ -14,7 +14,7 @@ from torch import nn
 from dimwise import fold, measure, models, ship
 from dimwise.chain.recipe import Recipe
 from dimwise.data.sets import Data, Split
-from dimwise.errors import DimwiseError, first_line
+from dimwise.errors import DimwiseError, ModelError, first_line
 from dimwise.fold._evidence import Evidence, FoldReport
 from dimwise.models.init import he_init_
 from dimwise.progress import Progress
@@ -85,11 +85,14 @@ def make(
         return Candidate(path or ORIGINAL, proto, profile.params, profile.macs, reports, model)
 
     def graph(path: str) -> Candidate:
-        if not _brings_its_own_network(path, recipe, model_name):
-            once(("graph", ""), lambda: exported(""))  # what cannot be exported whole cannot be exported smaller
         return once(("graph", path), lambda: exported(path))
 
     def candidate(path: str) -> Candidate:
+        if path and not _brings_its_own_network(path, recipe, model_name):
+            try:
+                graph("")
+            except Exception as error:
+                raise ModelError(f"{ORIGINAL} cannot be made, and this is made from the same network") from error
         before, _, word = path.rpartition("+")
         if word != "quantize":
             return graph(path)
