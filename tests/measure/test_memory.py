@@ -146,14 +146,14 @@ def eater(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_process_needs_what_its_call_takes_at_the_peak(function: str) -> None:
     peak = process_peak_memory(f"eater:{function}", ["50000000"])
     assert peak is not None
-    assert 50_000_000 <= peak < 60_000_000
+    assert 49e6 < peak < 60e6  # the kernel counts pages in bundles
 
 
 @pytest.mark.usefixtures("eater")
 def test_imports_are_not_counted() -> None:
     peak = process_peak_memory("eater:eat", ["20000000"], imports=["fat_import"])
     assert peak is not None
-    assert 20_000_000 <= peak < 30_000_000
+    assert 19e6 < peak < 30e6
 
 
 @pytest.mark.usefixtures("eater")
@@ -161,7 +161,7 @@ def test_imports_are_not_counted() -> None:
 def test_what_an_import_freed_is_not_counted() -> None:
     peak = process_peak_memory("eater:eat", ["20000000"], imports=["greedy_import"])
     assert peak is not None
-    assert 20_000_000 <= peak < 30_000_000
+    assert 19e6 < peak < 30e6
 
 
 @pytest.mark.usefixtures("eater")
