@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -228,3 +229,22 @@ def test_a_class_of_ones_own_takes_its_own_backward() -> None:
     loss, model = loss_and_model()
     backward(loss.as_subclass(_Own))
     assert next(model.parameters()).grad is not None
+
+
+def test_imported_under_somebodys_watch_it_goes_the_usual_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    original, calls = torch.autograd.backward, []
+
+    def watched(*args: Any, **kwargs: Any) -> None:
+        calls.append(1)
+        original(*args, **kwargs)
+
+    monkeypatch.setattr(torch.autograd, "backward", watched)
+    spec = importlib.util.spec_from_file_location("direct_again", direct.__file__)
+    assert spec is not None
+    assert spec.loader is not None
+    again = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(again)
+    weight = torch.nn.Parameter(torch.tensor(3.0))
+    again.backward(weight * weight)
+    assert calls == [1]
+    assert weight.grad == 6.0

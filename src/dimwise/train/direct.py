@@ -18,7 +18,9 @@ from torch.optim.optimizer import Optimizer
 
 _Group = dict[str, Any]
 
-_BACKWARD = (Tensor.backward, torch.autograd.backward)
+# Imported under somebody's watch, these would be the watcher's: then nothing equals them and nothing goes past it.
+_OWN_BACKWARD = torch.autograd.backward.__code__.co_filename == torch.autograd.__file__
+_BACKWARD = (Tensor.backward, torch.autograd.backward) if _OWN_BACKWARD else None
 _ENGINE = torch.autograd.Variable._execution_engine
 _ONE = torch.ones((), dtype=torch.float32, device="cpu")
 
