@@ -20,7 +20,7 @@ FLOORS = {
     "train": 2,
     "fold": 3,
     "ship": 4,
-    "chain": 5,
+    **dict.fromkeys(("chain", "lab"), 5),
     "view": 6,
     "cli": 6.5,
 }

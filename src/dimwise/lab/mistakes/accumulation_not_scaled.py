@@ -27,7 +27,7 @@ def main():
     loader = DataLoader(TensorDataset(x_train, y_train), batch_size=16, shuffle=True)
     model = build(args.arch)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.08, momentum=0.9)
 
     for epoch in range(args.epochs):
         model.train()

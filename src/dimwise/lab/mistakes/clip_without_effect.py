@@ -44,9 +44,7 @@ def main():
     for epoch in range(args.epochs):
         model.train()
         order = torch.randperm(len(x_train)).split(64)
-        losses = [
-            update(model, optimizer, x_train[rows], y_train[rows], args.mended, args.variant) for rows in order
-        ]
+        losses = [update(model, optimizer, x_train[rows], y_train[rows], args.mended, args.variant) for rows in order]
         print(f"epoch {epoch}: {torch.stack(losses).mean():.4f}")
     report(accuracy(model, x_valid, y_valid))
 

@@ -22,7 +22,8 @@ def balanced_loss(logits, labels, mended):
         classes = labels.unique()  # the cure: only classes that are in the batch
     else:
         classes = torch.arange(10)  # the mistake: some have no member here
-    return torch.stack([each[labels == c].mean() for c in classes]).mean()
+    members = (labels == classes[:, None]).float()
+    return ((members * each).sum(1) / members.sum(1)).mean()
 
 
 args = arguments(ARCHS, epochs=3)

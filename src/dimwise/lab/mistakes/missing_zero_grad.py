@@ -38,7 +38,7 @@ def main():
     loader = DataLoader(TensorDataset(x_train, y_train), batch_size=64, shuffle=True)
     model = build(args.arch)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.08, momentum=0.9)
     for epoch in range(args.epochs):
         loss = train_one_epoch(model, loader, optimizer, criterion, args.mended)
         print(f"epoch {epoch}: loss {loss:.3f}, accuracy {accuracy(model, x_valid, y_valid):.3f}")

@@ -27,9 +27,9 @@ def main():
     loader = DataLoader(TensorDataset(x_train, y_train), batch_size=64, shuffle=True)
     model = build(args.arch)
     criterion = nn.CrossEntropyLoss()
-    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=6e-3)
     if args.variant == "per-batch":
-        scheduler = ExponentialLR(optimizer, gamma=0.6)
+        scheduler = ExponentialLR(optimizer, gamma=0.7)
     else:
         scheduler = OneCycleLR(optimizer, max_lr=6e-3, epochs=args.epochs, steps_per_epoch=len(loader))
 
