@@ -15,7 +15,9 @@ from dimwise.lab.mistakes import MISTAKES
 FOLDER = Path(mistakes.__file__).parent
 
 # The contract of the doctor: these names stay.
-RULES = """
+RULES = re.findall(
+    r"\S+",
+    """
 missing-zero-grad zero-grad-before-step optimizer-never-steps backward-never-called train-in-eval-mode
 validate-in-train-mode grad-in-validation graph-retained accumulation-not-scaled clip-without-effect
 scheduler-misused loss-not-finite unseeded
@@ -28,7 +30,8 @@ unnormalised-input train-valid-preprocessing-differs train-valid-leak no-shuffle
 class-imbalance nan-in-input constant-input workers-share-seed input-mutated wrong-axis-order
 batch-too-large loader-starves-trainer sync-every-step
 replicas-out-of-sync same-data-on-every-rank wrapped-repeatedly
-""".split()
+""",
+)
 
 ALLOWED = {"torch", "sklearn", "numpy", "dimwise.lab.mistakes._parts"}
 STANDARD = {"contextlib", "itertools", "math", "os", "pathlib", "resource", "sys", "tempfile", "time"}

@@ -158,8 +158,8 @@ def harm(slug: str, arch: str | None = None, seed: int = 0, more: Sequence[str] 
     """Run both forms of a mistake from the same seed: what it costs is the distance of their scores.
 
     Returns:
-        ``{"slug", "arch", "seed", "broken", "mended"}``, the last two as ``run`` returns them. A score named ``loss`` is
-        better when lower. A mistake that does no visible harm has two scores that hardly differ.
+        ``{"slug", "arch", "seed", "broken", "mended"}``, the last two as ``run`` returns them. A score named ``loss``
+        is better when lower. A mistake that does no visible harm has two scores that hardly differ.
     """
     arch = arch or archs(slug)[0]
     both = {form: run(slug, mended=form == "mended", arch=arch, seed=seed, more=more) for form in ("broken", "mended")}

@@ -43,7 +43,7 @@ class Reader(nn.Module):
         else:
             steps = self.front(x.squeeze(1)).reshape(len(x), 64, 8)
         states, _ = self.rnn(steps)
-        return self.head(states[:, -1])
+        return self.head(states.mean(1))
 
 
 def main():
@@ -57,7 +57,7 @@ def main():
     else:
         nn.init.orthogonal_(model.rnn.weight_hh_l0, gain=3.0)  # the mistake
         largest_norm = None
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
     criterion = nn.CrossEntropyLoss()
     for epoch in range(args.epochs):
         model.train()
