@@ -80,7 +80,7 @@ def test_archs_are_known_ones() -> None:
 
 
 def test_a_name_nobody_knows() -> None:
-    with pytest.raises(UserError, match=re.escape("Did you mean 'no-shuffle'?")):
+    with pytest.raises(UserError, match=re.escape("did you mean 'no-shuffle'?")):
         mistakes.path("no-shufle")
 
 

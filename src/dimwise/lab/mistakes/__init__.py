@@ -95,15 +95,11 @@ def path(slug: str) -> Path:
         'no_shuffle.py'
     """
     if slug not in MISTAKES:
-        from difflib import get_close_matches
+        from dimwise.errors import UserError, nearest
 
-        from dimwise.errors import UserError
-
-        near = (get_close_matches(slug, MISTAKES, 1) or ["missing-zero-grad"])[0]
+        near = nearest(slug, MISTAKES)
         raise UserError(
-            f"the gallery has no mistake '{slug}'",
-            expected=f"one of {len(MISTAKES)} rules",
-            next_step=f"Did you mean '{near}'?",
+            f"the gallery has no mistake '{slug}'", expected=f"one of {len(MISTAKES)} rules", next_step=near
         )
     return Path(__file__).with_name(MISTAKES[slug].rpartition(".")[2] + ".py")
 

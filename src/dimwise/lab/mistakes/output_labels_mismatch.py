@@ -2,7 +2,8 @@
 
 The mistake: a head for another task was left in place.
 No exception: every label is a legal output.
-Harm: the first loss is ln 1000, and steps are spent on telling 990 outputs that they never happen; then little.
+Harm: the first loss is ln 1000, and steps are spent on telling 990 outputs that they never happen; a short
+run may not get over it, a long one does.
 Cure: as many outputs as classes.
 """
 
