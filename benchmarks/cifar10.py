@@ -7,7 +7,7 @@ import sys
 from _record import Record, data_dir, wait_until_quiet
 
 from dimwise import chain
-from dimwise.chain.job import build
+from dimwise.chain.start import build
 from dimwise.data import load as load_data
 from dimwise.progress import Terminal
 from dimwise.recipe import as_dict

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from dimwise import chain, models
-from dimwise.chain.job import build
+from dimwise.chain.start import build
 from dimwise.data import load as load_data
 from dimwise.data.sets import Data
 from dimwise.recipe import as_dict

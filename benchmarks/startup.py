@@ -13,7 +13,7 @@ from PIL import Image
 from sklearn.datasets import load_digits
 
 from dimwise import chain, ship
-from dimwise.chain.job import build
+from dimwise.chain.start import build
 from dimwise.data import load as load_data
 
 RUNS = 11

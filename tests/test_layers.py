@@ -14,14 +14,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "src" / "dimwise"
 
 # Two floors have a mezzanine: everybody on floor 0 raises errors, and the commands of floor 6 open the report.
 FLOORS = {
-    "errors": 0,
+    **dict.fromkeys(("errors", "lookup", "ort"), 0),
     **dict.fromkeys(("recipe", "seeds", "progress", "runs"), 0.5),
     **dict.fromkeys(("data", "tasks", "models", "measure"), 1),
     "train": 2,
     "fold": 3,
     "doctor": 3,
     "ship": 4,
-    "chain": 5,
+    **dict.fromkeys(("chain", "lab"), 5),
     "view": 6,
     "cli": 6.5,
 }

@@ -16,16 +16,18 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from dimwise.lookup import late
+
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from dimwise import chain, data, doctor, fold, measure, models, ship, tasks, view
     from dimwise.chain.job import run
     from dimwise.chain.recipe import load
-    from dimwise.train import fit as train
+    from dimwise.train import fit as train  # type: ignore[no-redef]  # the room can be called: this is what it then is
 
 _ROOMS = ("chain", "data", "doctor", "fold", "measure", "models", "runs", "ship", "tasks", "train", "view")
-_FUNCTIONS = {"load": "dimwise.chain.recipe", "run": "dimwise.chain.job"}
+_function = late(__name__, {"load": "dimwise.chain.recipe", "run": "dimwise.chain.job"})
 
 __all__ = [
     "chain",
@@ -46,6 +48,4 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name in _ROOMS:
         return importlib.import_module(f"dimwise.{name}")
-    if name in _FUNCTIONS:
-        return getattr(importlib.import_module(_FUNCTIONS[name]), name)
-    raise AttributeError(f"module 'dimwise' has no attribute {name!r}")
+    return _function(name)

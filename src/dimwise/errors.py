@@ -102,6 +102,17 @@ class BudgetError(GateError):
     """No candidate meets the budget."""
 
 
+def first_line(error: BaseException) -> str:
+    """An exception of another library in one line: its type and the first line of what it says.
+
+    Example:
+        >>> first_line(KeyError("conv1")), first_line(ValueError("\\n two\\nlines"))
+        ("KeyError: 'conv1'", 'ValueError: two')
+    """
+    line = str(error).strip().partition("\n")[0].strip()
+    return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word nearest to a misspelt one, as a half-sentence, or nothing.
 

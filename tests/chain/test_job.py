@@ -13,9 +13,10 @@ from safetensors.torch import load_file
 from dimwise import chain, models, ship
 from dimwise.data import load as load_data
 from dimwise.errors import BudgetError, ModelError, NonFiniteLoss, RunError
-from dimwise.runs import metrics
+from dimwise.runs import folder, metrics
 from dimwise.tasks import get
 from dimwise.train import evaluate
+from dimwise.view.report import report
 
 CONTRACT = {"run", "score", "stages", "chosen", "artifact", "parity", "seconds"}
 STAGE = {"name", "score", "size_bytes", "latency_ms", "params", "macs"}
@@ -180,3 +181,82 @@ def test_a_fold_that_cannot_be_done_costs_its_candidates_and_not_the_run(tmp_pat
     assert [s["name"] for s in told["stages"]] == ["trained", "onnx", "quantize"]
     assert "MACs" in told["reasons"]["prune"]
     assert told["reasons"]["prune+quantize"] == told["reasons"]["prune"]
+
+
+def test_another_librarys_exception_in_a_fold_costs_its_candidates_and_not_the_run(tmp_path, monkeypatch):
+    calls = []
+
+    def broken(*_: object) -> None:
+        calls.append("prune")
+        raise LookupError("no such\nthing")
+
+    monkeypatch.setattr("dimwise.chain.candidates._fold_float", broken)
+    settings = ["model.name=mlp", "train.epochs=1", "fold.candidates=['prune', 'prune+quantize', 'quantize']"]
+    settings += ["ship.parity_max_score_drop=1.0", "budget.drop=1.0", "budget.size_bytes=0"]
+    told = chain.run(chain.load("digits", settings), runs_dir=tmp_path).as_dict()
+    assert [s["name"] for s in told["stages"]] == ["trained", "onnx", "quantize"]
+    assert told["skipped"] == {"prune": "LookupError: no such", "prune+quantize": "LookupError: no such"}
+    assert calls == ["prune"]
+
+
+UNEXPORTABLE = """
+import torch
+from torch import nn
+
+class Stubborn(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(64, 16), nn.Linear(16, 10)
+
+    def forward(self, x):
+        x = self.first(x.flatten(1)).relu()
+        if x.sum() > 0:  # a choice that follows from the values of a tensor
+            x = x * 1.5
+        return self.last(x)
+
+    def __deepcopy__(self, memo):
+        raise LookupError("one of a kind")
+
+def net(input_shape, n_outputs):
+    return Stubborn()
+"""
+
+
+def test_a_network_that_cannot_be_exported_is_kept_as_it_was_trained(tmp_path, monkeypatch):
+    (tmp_path / "own_stubborn.py").write_text(UNEXPORTABLE)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    candidates = ["quantize", "prune", "distill"]
+    settings = ["train.epochs=1", "train.precision=fp32", "train.layout=contiguous", "budget.size_bytes=0"]
+    recipe = chain.load("digits", [*settings, f"fold.candidates={candidates}"])
+    result = chain.run(recipe, runs_dir=tmp_path / "runs", model="own_stubborn:net")
+    told = result.as_dict()
+    assert result.exit_code == 1
+    assert str(result.failure).startswith(
+        "nothing can be shipped, the trained network is kept: torch cannot export the model: "
+    )
+    assert "\n" not in str(result.failure)
+    assert (told["chosen"], told["artifact"], told["parity"]) == ("trained", None, None)
+    (stage,) = told["stages"]
+    assert stage["params"] == 64 * 16 + 16 + 16 * 10 + 10
+    assert stage["train_peak_memory_bytes"] is None
+    assert told["score"]["value"] == stage["score"]
+    assert set(told["skipped"]) == {"onnx", *candidates}
+    assert json.loads((result.run / "result.json").read_text())["chosen"] == "trained"
+    assert (result.run / "checkpoints" / "best.safetensors").is_file()
+    assert folder.status(result.run) == "failed"
+    page = report(result.run).read_text("utf-8")
+    assert page.count("torch cannot export the model") == 2  # the failure, and why there is no onnx
+    assert page.count("onnx cannot be made, and this is made from the same network.") == 3
+
+
+def test_candidates_of_the_runtime_have_a_peak_memory(digits_run):
+    trained, *served = digits_run.as_dict()["stages"]
+    assert trained["peak_memory_bytes"] > trained["size_bytes"]
+    assert all(stage["size_bytes"] < stage["peak_memory_bytes"] < 100e6 for stage in served)
+
+
+def test_memory_that_cannot_be_measured_fails_nothing(tmp_path, monkeypatch):
+    monkeypatch.setattr("sys.executable", str(tmp_path / "gone"))
+    recipe = chain.load("digits", ["model.name=mlp", "train.epochs=1", "fold.candidates=[]", "budget.size_bytes=0"])
+    told = chain.run(recipe, runs_dir=tmp_path).as_dict()
+    assert told["stages"][1]["peak_memory_bytes"] is None

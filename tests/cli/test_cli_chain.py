@@ -93,7 +93,7 @@ def test_run_prints_the_object_of_the_contract(done: Done) -> None:
 
 def test_run_leaves_the_folder_of_the_contract(done: Done) -> None:
     run = Path(done.told["run"])
-    for file in ("recipe.toml", "environment.json", "metrics.jsonl", "report.html"):
+    for file in ("recipe.toml", "environment.json", "metrics.jsonl", "report.html", "clock.json"):
         assert (run / file).is_file(), file
     for file in ("last.safetensors", "best.safetensors"):
         assert (run / "checkpoints" / file).is_file(), file
@@ -151,6 +151,97 @@ def test_a_mistake_is_one_line_and_2(words: list[str], line: str) -> None:
     assert done.out == ""
     assert line in done.err
     assert done.err.count("\n") == 1
+
+
+def test_a_mistake_leaves_no_run(tmp_path: Path) -> None:
+    Path("own_bad_nets.py").write_text(
+        "from torch import nn\n"
+        "def raises(input_shape, n_outputs):\n"
+        "    raise ValueError('no\\nsuch size')\n"
+        "def crooked(input_shape, n_outputs):\n"
+        "    return nn.Linear(3, n_outputs)\n"
+        "def wide(input_shape, n_outputs):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 12))\n"
+    )
+    Path("own_torn_file.py").write_text("def net(:\n")
+    for words, line in (
+        (["--set", "data.source=folder", "--set", "data.path=gone"], "gone"),
+        (["--set", "model.name=mpl"], "unknown model 'mpl'"),
+        (["--model", "nowhere:net"], "there is no module 'nowhere'"),
+        (["--model", "own_torn_file:net"], "module 'own_torn_file' cannot be imported: SyntaxError: "),
+        (["--model", "own_bad_nets:raises"], "own_bad_nets:raises raised ValueError: no. It was called for inputs"),
+        (["--model", "own_bad_nets:crooked"], "the network does not take inputs of shape (B, 1, 8, 8)"),
+    ):
+        for verb in ("run", "train"):
+            done = dimwise(verb, "digits", *words)
+            assert (done.code, done.out) == (2, ""), done.err
+            assert line in done.err
+            assert done.err.count("\n") == 1
+    done = dimwise("run", "digits", "--model", "own_bad_nets:wide")
+    assert (done.code, done.err) == (2, "dimwise: the network has 12 outputs; expected 10, as many as labels.\n")
+    assert list(Path("runs").iterdir()) == []
+
+
+# --- dimwise run --resume ---
+
+
+def test_ctrl_c_while_folding_names_the_command_that_does_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    words = [*TINY, "--set", "fold.candidates=['prune']", "--set", "fold.prune.epochs=1", "--set", "budget.drop=1"]
+    words += ["--set", "ship.parity_max_score_drop=1", "--set", "budget.size_bytes=0"]
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dimwise.chain.candidates._fold_float", stop)
+        stopped = dimwise("run", "digits", *words, "--runs-dir", "my runs")
+        (run,) = Path("my runs").iterdir()
+        rest = f"Continue with: dimwise run --resume {run.name[-4:]} --runs-dir 'my runs'\n"
+        assert (stopped.code, stopped.err) == (130, f"dimwise: interrupted. {rest}")
+        again = dimwise("run", "--resume", run.name[-4:], "--runs-dir", "my runs")
+        assert (again.code, again.err) == (130, stopped.err)
+    dimwise("report", str(run))
+    page = re.sub("<[^>]+>", "", (run / "report.html").read_text("utf-8"))
+    assert f"dimwise run --resume {run.name}" in page
+    done = dimwise("run", "--resume", "last", "--runs-dir", "my runs", "--json")
+    assert done.code == 0, done.err
+    assert [stage["name"] for stage in done.told["stages"]] == ["trained", "onnx", "prune"]
+    assert (run / "report.html").is_file()
+    finished = dimwise("run", "--resume", "last", "--runs-dir", "my runs")
+    assert finished.code == 2
+    assert finished.err.startswith(f"dimwise: run '{run.name}' is finished; expected one that was stopped.")
+    assert finished.err.count("\n") == 1
+
+
+def test_a_network_of_ones_own_is_named_again_to_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    Path("own_net_to_resume.py").write_text(
+        "from torch import nn\n"
+        "def tiny(input_shape, n_outputs):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 16), nn.ReLU(), nn.Linear(16, n_outputs))\n"
+    )
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("dimwise.chain.job.trained_stage", stop)
+        stopped = dimwise("run", "digits", *TINY, *ALONE, "--model", "own_net_to_resume:tiny")
+    (run,) = Path("runs").iterdir()
+    assert stopped.err.endswith(f"dimwise run --resume {run.name[-4:]} --model own_net_to_resume:tiny\n")
+    nameless = dimwise("run", "--resume", "last")
+    assert nameless.code == 2
+    assert f"dimwise run --resume {run.name} --model own_net_to_resume:tiny" in nameless.err
+    assert folder.status(run) == "interrupted"
+    done = dimwise("run", "--resume", "last", "--model", "own_net_to_resume:tiny", "--quiet")
+    assert done.code == 0, done.err
+
+
+@pytest.mark.parametrize("verb", ["run", "train"])
+def test_a_run_continues_with_its_own_recipe(verb: str) -> None:
+    for words, told in ((["digits"], "digits"), (["--set", "train.lr=1"], "--set")):
+        done = dimwise(verb, *words, "--resume", "last")
+        assert done.code == 2
+        assert done.err.startswith(f"dimwise: {verb}: '{told}' together with --resume; expected --resume alone")
 
 
 # --- dimwise predict ---

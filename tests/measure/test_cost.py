@@ -61,10 +61,10 @@ def test_cost_is_frozen_and_tells_what_was_measured() -> None:
 def test_every_name_of_the_room_arrives_and_is_hidden_by_no_file() -> None:
     folder = Path(measure.__file__).parent
     files = {p.stem for p in folder.glob("*.py")}
-    assert set(measure.__all__) == set(measure._HOME)
+    assert set(measure.__all__) == set(measure._EXPORTS)
     assert not files & set(measure.__all__)
-    for name, home in measure._HOME.items():
-        module = importlib.import_module(f"dimwise.measure.{home}")
+    for name, home in measure._EXPORTS.items():
+        module = importlib.import_module(home)
         assert getattr(measure, name) is getattr(module, name)
     with pytest.raises(AttributeError, match="has no attribute 'speed'"):
         measure.speed  # noqa: B018

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dimwise.measure import peak_memory
+from dimwise.measure import peak_memory, process_peak_memory
 
 A, B, C, N = 300, 200, 100, 64
 
@@ -124,3 +126,46 @@ def test_task_loss_is_used() -> None:
 
     with_targets = peak_memory(model, example, train=True, task_loss=loss)
     assert with_targets >= peak_memory(model, example, train=True, task_loss=sum_of) + 4 * N * 1000
+
+
+@pytest.fixture
+def eater(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "eater.py").write_text(
+        "import time\n"
+        "def eat(n_bytes):\n    return bytearray(b'x') * int(n_bytes)\n"
+        "def nibble(n_bytes):\n    eat(n_bytes)\n"
+        "def sleep(seconds):\n    time.sleep(float(seconds))\n"
+    )
+    (tmp_path / "fat_import.py").write_text("held = bytearray(b'x') * 50_000_000\n")
+    (tmp_path / "greedy_import.py").write_text("freed = bytearray(b'x') * 100_000_000\ndel freed\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+
+
+@pytest.mark.usefixtures("eater")
+@pytest.mark.parametrize("function", ["eat", "nibble"])
+def test_a_process_needs_what_its_call_takes_at_the_peak(function: str) -> None:
+    peak = process_peak_memory(f"eater:{function}", ["50000000"])
+    assert peak is not None
+    assert 49e6 < peak < 60e6  # the kernel counts pages in bundles
+
+
+@pytest.mark.usefixtures("eater")
+def test_imports_are_not_counted() -> None:
+    peak = process_peak_memory("eater:eat", ["20000000"], imports=["fat_import"])
+    assert peak is not None
+    assert 19e6 < peak < 30e6
+
+
+@pytest.mark.usefixtures("eater")
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux can forget the peak of the imports")
+def test_what_an_import_freed_is_not_counted() -> None:
+    peak = process_peak_memory("eater:eat", ["20000000"], imports=["greedy_import"])
+    assert peak is not None
+    assert 19e6 < peak < 30e6
+
+
+@pytest.mark.usefixtures("eater")
+def test_a_process_that_fails_measures_nothing() -> None:
+    assert process_peak_memory("eater:eat", ["much"]) is None
+    assert process_peak_memory("eater:gone", []) is None
+    assert process_peak_memory("eater:sleep", ["30"], timeout_s=0.5) is None

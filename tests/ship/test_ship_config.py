@@ -16,8 +16,8 @@ from dimwise.errors import RecipeError
 
 def test_every_export_resolves() -> None:
     assert len(ship.EXPORTS) > 10
-    for name, place in ship.EXPORTS.items():
-        assert getattr(ship, name) is getattr(importlib.import_module(place.partition(":")[0]), name)
+    for name, home in ship.EXPORTS.items():
+        assert getattr(ship, name) is getattr(importlib.import_module(home), name)
     with pytest.raises(AttributeError, match=r"'dimwise\.ship' has no attribute 'to_tflite'"):
         _ = ship.to_tflite
 

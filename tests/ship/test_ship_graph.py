@@ -129,7 +129,13 @@ def test_plain_modules_on_float_rows(model: nn.Module, shape: tuple[int, ...]) -
     same_everywhere(model, normalise, proto, raw)
 
 
-SIZES = {"lenet5": (1, 32, 32), "guide_cnn": (1, 12, 12), "mlp": (1, 6, 6), "small_cnn": (1, 8, 8)}
+SIZES = {
+    "fast_cnn": (1, 28, 28),
+    "lenet5": (1, 32, 32),
+    "guide_cnn": (1, 12, 12),
+    "mlp": (1, 6, 6),
+    "small_cnn": (1, 8, 8),
+}
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -134,6 +134,18 @@ def test_threads_that_hardly_help_are_left_idle(
     assert any(row["name"].endswith("one thread") for row in found.candidates) == bool(threads)
 
 
+def test_a_step_that_is_all_calls_is_not_raced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision._Trial, "ms_by_threads", lambda self, budget_s: (0.5, 0.4))
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        found = choose(conv(), *batch(), TASK, TrainConfig(), device=CPU, budget_s=0.0)
+    finally:
+        torch.set_num_threads(before)
+    assert found.arithmetic == Arithmetic(threads=1)
+    assert found.candidates == [{"name": "fp32, one thread", "ms": 0.4}]
+
+
 def test_timing_by_threads_gives_the_threads_back() -> None:
     before = torch.get_num_threads()
     trial = precision._Trial(conv(), *batch(), TASK, TrainConfig(), Arithmetic())

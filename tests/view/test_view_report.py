@@ -298,3 +298,25 @@ def test_sections_table_and_folder_agree() -> None:
     files = {path.stem for path in folder.glob("*.py")} - {"__init__", "summary"}
     assert files == set(sections.SECTIONS)
     assert all(callable(sections.get(name)) for name in sections.SECTIONS)
+
+
+def test_skipped_candidates_are_told_with_their_reasons(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    result["skipped"] = {"prune": "no layer <can> go. Set fold.prune.macs=0.5.", "b+c": "LookupError: no"}
+    run = write(result=result)
+    page = report(run).read_text("utf-8")
+    assert "<h3>Candidates that could not be made</h3>" in page
+    assert "<li><b>prune</b>: no layer &lt;can&gt; go. Set fold.prune.macs=0.5.</li><li><b>b+c</b>: LookupErr" in page
+    assert "未能生成的候选" in report(run, language="zh").read_text("utf-8")
+    (run / "result.json").write_text(json.dumps(result | {"skipped": {}}))
+    assert "could not be made" not in report(run).read_text("utf-8")
+
+
+def test_memory_says_by_which_ruler(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    result["stages"][1]["peak_memory_bytes"] = 12_390_400
+    page = report(write(result=result)).read_text("utf-8")
+    lines = re.findall("<li><b>([^<]*)</b>: ([^<]*)</li>", page)
+    assert lines == [
+        ("tensors for one input", "trained 1.20\u00a0MB"),
+        ("fresh process that loads the model and runs one input", "onnx 12.4\u00a0MB"),
+        ("tensors of a training step", "trained 9.81\u00a0MB"),
+    ]

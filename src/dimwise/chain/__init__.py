@@ -5,8 +5,7 @@ Names are imported when they are first used, so that `import dimwise.chain` cost
 
 from __future__ import annotations
 
-import importlib
-from typing import Any
+from dimwise.lookup import late
 
 _EXPORTS = {
     "Budget": "dimwise.chain.recipe",
@@ -14,6 +13,7 @@ _EXPORTS = {
     "Recipe": "dimwise.chain.recipe",
     "Result": "dimwise.chain.job",
     "TrainResult": "dimwise.chain.training",
+    "complete": "dimwise.chain.job",
     "load": "dimwise.chain.recipe",
     "recipes": "dimwise.chain.recipe",
     "resume": "dimwise.chain.training",
@@ -22,9 +22,4 @@ _EXPORTS = {
 }
 
 __all__ = list(_EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _EXPORTS:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_EXPORTS[name]), name)
+__getattr__ = late(__name__, _EXPORTS)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +14,7 @@ from torch import nn
 from dimwise import fold, measure, models, ship
 from dimwise.chain.recipe import Recipe
 from dimwise.data.sets import Data, Split
-from dimwise.errors import DimwiseError
+from dimwise.errors import DimwiseError, ModelError, first_line
 from dimwise.fold._evidence import Evidence, FoldReport
 from dimwise.models.init import he_init_
 from dimwise.progress import Progress
@@ -43,6 +45,8 @@ class Candidate:
     size_bytes: int = 0
     valid_score: float = 0.0
     latency: measure.Latency | None = None
+    peak_memory_bytes: int | None = None
+    """What a fresh process needs to load the graph and run one input; None when that could not be measured."""
     runner: Any = None
 
 
@@ -59,48 +63,73 @@ def make(
 ) -> Iterator[Candidate | Skipped]:
     """The unfolded network first, then each candidate of the plan; shared beginnings are folded once.
 
-    A fold that cannot work on this network costs its candidates, not the run.
+    Each is opened on the serving runtime: validation score and bytes. What cannot be folded, exported or opened costs
+    its candidates, not the run, whatever library raised it.
     """
     example = data.normalise(data.train.inputs[:1])
     evidence = fold.evidence(data, task, train=recipe.train, augment=recipe.augment, progress=progress)
-    floats: dict[str, tuple[nn.Module, list[FoldReport]]] = {"": (network, [])}
-    graphs: dict[str, Candidate] = {}
-    failed: dict[str, DimwiseError] = {}
+    once = _Once()
+
+    def floats(path: str) -> tuple[nn.Module, list[FoldReport]]:
+        if not path:
+            return network, []
+        before, _, word = path.rpartition("+")
+        model, reports = floats(before)
+        folded, report = once(("fold", path), lambda: _fold_float(word, model, recipe, evidence, model_name))
+        return folded, [*reports, report]
+
+    def exported(path: str) -> Candidate:
+        model, reports = floats(path)
+        proto = ship.graph(model, data.normalise, data.train.inputs[:1], opset=recipe.ship.opset)
+        profile = measure.profile(model, example)
+        return Candidate(path or ORIGINAL, proto, profile.params, profile.macs, reports, model)
 
     def graph(path: str) -> Candidate:
-        if path not in graphs:
-            model, reports = floats[path]
-            proto = ship.graph(model, data.normalise, data.train.inputs[:1], opset=recipe.ship.opset)
-            profile = measure.profile(model, example)
-            graphs[path] = Candidate(path or ORIGINAL, proto, profile.params, profile.macs, reports, model)
-        return graphs[path]
+        return once(("graph", path), lambda: exported(path))
 
-    def candidate(name: str) -> Candidate:
-        path = ""
-        for word in name.split("+"):
-            before, path = path, f"{path}+{word}".lstrip("+")
-            if word == "quantize":
-                base = graph(before)
-                proto, report = fold.quantize(base.proto, recipe.fold.quantize, _on_runtime(evidence, recipe, base))
-                return replace(base, name=name, proto=proto, reports=[*base.reports, report], exact=False)
-            if path in failed:
-                raise failed[path]
-            if path not in floats:
-                model, reports = floats[before]
-                try:
-                    folded, report = _fold_float(word, model, recipe, evidence, model_name)
-                except DimwiseError as error:
-                    failed[path] = error  # tried once: a fold may be a whole training
-                    raise
-                floats[path] = (folded, [*reports, report])
-        return graph(name)
+    def candidate(path: str) -> Candidate:
+        if path and not _brings_its_own_network(path, recipe, model_name):
+            try:
+                graph("")
+            except Exception as error:
+                raise ModelError(f"{ORIGINAL} cannot be made, and this is made from the same network") from error
+        before, _, word = path.rpartition("+")
+        if word != "quantize":
+            return graph(path)
+        base = graph(before)
+        proto, report = fold.quantize(base.proto, recipe.fold.quantize, _on_runtime(evidence, recipe, base))
+        return replace(base, name=path, proto=proto, reports=[*base.reports, report], exact=False)
 
-    yield graph("")
-    for name in recipe.fold.candidates:
+    for path in ("", *recipe.fold.candidates):
         try:
-            yield candidate(name)
+            made: Candidate | Skipped = opened(candidate(path), recipe, data, task)
         except DimwiseError as error:
-            yield Skipped(name, str(error))
+            made = Skipped(path or ORIGINAL, str(error))
+        except Exception as error:  # noqa: BLE001  (a fold stands on other libraries, and on the user's own code)
+            made = Skipped(path or ORIGINAL, first_line(error))
+        yield made
+
+
+class _Once:
+    """Work done once, whatever came of it: a fold may be a whole training, and fails the second time as it did."""
+
+    def __init__(self) -> None:
+        self._made: dict[Any, Any] = {}
+
+    def __call__(self, key: Any, work: Callable[[], Any]) -> Any:
+        if key not in self._made:
+            try:
+                self._made[key] = work()
+            except Exception as error:  # noqa: BLE001  (raised again below)
+                self._made[key] = error
+        if isinstance(self._made[key], Exception):
+            raise self._made[key]
+        return self._made[key]
+
+
+def _brings_its_own_network(path: str, recipe: Recipe, model_name: str | None) -> bool:
+    """Whether a candidate begins with a student that is not made from the trained network."""
+    return path.split("+")[0] == "distill" and bool(recipe.fold.distill.student or model_name is None)
 
 
 def _fold_float(
@@ -151,24 +180,39 @@ def outputs_of(runner: Any, split: Split, *, batch_size: int = 500) -> torch.Ten
     return torch.cat(parts)
 
 
-def look(candidates: list[Candidate], network: nn.Module, recipe: Recipe, data: Data, task: Task) -> measure.Latency:
-    """Open each candidate on the serving runtime: validation score, bytes, latency.
+def opened(candidate: Candidate, recipe: Recipe, data: Data, task: Task) -> Candidate:
+    """The candidate on the serving runtime: validation score and bytes."""
+    content = candidate.proto.SerializeToString()
+    runner = ship.session(content, threads=recipe.ship.threads)
+    return replace(candidate, size_bytes=len(content), runner=runner, valid_score=score_on(runner, data.valid, task))
 
-    Latencies are taken in turn with that of the trained ``network`` in eager PyTorch, which is returned: a busy moment
+
+def latencies(candidates: list[Candidate], network: nn.Module, recipe: Recipe, data: Data) -> measure.Latency:
+    """Measure the latency of each candidate.
+
+    They are taken in turn with that of the trained ``network`` in eager PyTorch, which is returned: a busy moment
     falls on all alike, and their ratios hold.
     """
     raw, normalised = data.valid.inputs[:1].numpy(), data.normalise(data.valid.inputs[:1])
-    for candidate in candidates:
-        content = candidate.proto.SerializeToString()
-        candidate.size_bytes = len(content)
-        candidate.runner = ship.session(content, threads=recipe.ship.threads)
-        candidate.valid_score = score_on(candidate.runner, data.valid, task)
     calls = {c.name: _call(c.runner, raw) for c in candidates} | {TRAINED: lambda: network(normalised)}
     with guards.threads(recipe.ship.threads), evaluating(network):
-        latencies = measure.latency(calls, threads=recipe.ship.threads)
+        found = measure.latency(calls, threads=recipe.ship.threads)
     for candidate in candidates:
-        candidate.latency = latencies[candidate.name]
-    return latencies[TRAINED]
+        candidate.latency = found[candidate.name]
+    return found[TRAINED]
+
+
+def measure_memory(candidates: list[Candidate], recipe: Recipe) -> None:
+    """Measure the peak memory of each candidate in a fresh process, which nothing else has filled."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.onnx"
+        for candidate in candidates:
+            path.write_bytes(candidate.proto.SerializeToString())
+            candidate.peak_memory_bytes = measure.process_peak_memory(
+                "dimwise.ship.runtime:run_once",
+                [str(path), str(recipe.ship.threads)],
+                imports=["numpy", "onnxruntime", "dimwise.ship.selfcontained"],
+            )
 
 
 def _call(runner: Any, x: Any) -> Any:

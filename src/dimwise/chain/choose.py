@@ -9,7 +9,7 @@ from typing import Any
 from dimwise import measure
 from dimwise.chain.candidates import ORIGINAL, Candidate
 from dimwise.chain.recipe import Budget
-from dimwise.errors import BudgetError
+from dimwise.errors import BudgetError, GateError
 
 
 def choose(
@@ -54,6 +54,17 @@ def choose(
     kept = best.name == ORIGINAL
     reasons[best.name] = "no fold is better: keep the original" if kept else f"best {budget.prefer} within the budget"
     return best, reasons, None
+
+
+def nothing_to_serve(skipped: Mapping[str, str]) -> GateError:
+    """The failed gate of a run whose trained network no candidate could be made from.
+
+    Example:
+        >>> str(nothing_to_serve({"onnx": "torch cannot export the model: no."}))
+        'nothing can be shipped, the trained network is kept: torch cannot export the model: no.'
+    """
+    reason = skipped.get(ORIGINAL) or next(iter(skipped.values()), "no candidate was asked for")
+    return GateError(f"nothing can be shipped, the trained network is kept: {reason}")
 
 
 def excess(candidate: Candidate, trained_score: float, budget: Budget) -> dict[str, tuple[float, str]]:

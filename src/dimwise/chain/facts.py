@@ -45,6 +45,7 @@ def stage(
         "latency_runs": candidate.latency.runs,
         "throughput_per_s": speed.items_per_s,
         "best_batch": speed.batch,
+        "peak_memory_bytes": candidate.peak_memory_bytes,
         "runtime": "onnxruntime",
         "device": candidate.latency.device,
         "threads": recipe.ship.threads,
@@ -58,19 +59,22 @@ def contract(
     task: Task,
     stages: Sequence[dict[str, Any]],
     chosen: str,
-    artifact: Path,
-    parity: Parity,
+    artifact: Path | None,
+    parity: Parity | None,
     seconds: Mapping[str, float],
 ) -> dict[str, Any]:
-    """The object that scripts rely on; the score is that of the chosen stage."""
+    """The object that scripts rely on; the score is that of the chosen stage.
+
+    ``artifact`` and ``parity`` are None when nothing could be shipped and the trained network was kept.
+    """
     score = next(s["score"] for s in stages if s["name"] == chosen)
     return {
         "run": str(run_dir),
         "score": {"name": task.score_name, "value": score, "n": len(data.test)},
         "stages": list(stages),
         "chosen": chosen,
-        "artifact": str(artifact),
-        "parity": parity.as_dict(),
+        "artifact": None if artifact is None else str(artifact),
+        "parity": None if parity is None else parity.as_dict(),
         "seconds": dict(seconds),
     }
 
@@ -81,25 +85,27 @@ def details(
     fitted: Fitted,
     found: Sequence[Candidate],
     reasons: Mapping[str, str],
+    skipped: Mapping[str, str],
     told: Mapping[str, Any],
     failure: DimwiseError | None,
 ) -> dict[str, Any]:
     """What the report needs besides the contract."""
     environment = measure.environment()
-    latency = next(c.latency for c in found if c.name == told["chosen"])
+    chosen = next(s for s in told["stages"] if s["name"] == told["chosen"])
     return {
         "recipe": recipe.name,
         "task": data.task,
         "score_name": told["score"]["name"],
         "labels": list(data.labels),
-        "reasons": dict(reasons),
+        "reasons": {**reasons, **skipped},
+        "skipped": dict(skipped),
         "budget": as_dict(recipe.budget),
         "failure": str(failure) if failure else None,
         "summary": summary(told, failure),
         "measured": {
             "device": fitted.choice.arithmetic.device,
             **environment,
-            "latency_runs": latency.runs if latency else 0,
+            "latency_runs": chosen["latency_runs"],
             "busy": measure.machine_is_busy(),
         },
         "folds": [{"stage": c.name, "steps": [asdict(r) for r in c.reports]} for c in found if c.reports],
@@ -129,10 +135,14 @@ def summary(told: Mapping[str, Any], failure: DimwiseError | None) -> str:
     chosen = next(s for s in told["stages"] if s["name"] == told["chosen"])
     name, lost = told["score"]["name"], trained["score"] - chosen["score"]
     amount = f"{100 * abs(lost):.2f} points" if name == "accuracy" else f"{abs(lost):.4f}"
-    text = (
-        f"{chosen['name']}: {name} {chosen['score']:.4f} on {told['score']['n']} test samples, "
-        f"{trained['size_bytes'] / chosen['size_bytes']:.1f}× smaller and "
-        f"{trained['latency_ms'] / chosen['latency_ms']:.1f}× faster than the trained network, "
-        f"{amount} {'lost' if lost >= 0 else 'gained'}."
+    text = f"{chosen['name']}: {name} {chosen['score']:.4f} on {told['score']['n']} test samples"
+    text += (
+        "."
+        if chosen is trained
+        else (
+            f", {trained['size_bytes'] / chosen['size_bytes']:.1f}× smaller and "
+            f"{trained['latency_ms'] / chosen['latency_ms']:.1f}× faster than the trained network, "
+            f"{amount} {'lost' if lost >= 0 else 'gained'}."
+        )
     )
     return text if failure is None else f"{text} Failed: {failure.what}."

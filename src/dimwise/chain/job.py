@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from dimwise import measure, models, ship
-from dimwise import recipe as machinery
+from dimwise import measure, ship
 from dimwise.chain import candidates as folding
 from dimwise.chain import choose, facts, pictures
 from dimwise.chain.candidates import Candidate, Skipped, sizes_within
 from dimwise.chain.recipe import Recipe
+from dimwise.chain.start import Clock, begin, build, read, recorded, reopen, whole
 from dimwise.data import load as load_data
 from dimwise.data.sets import Data
-from dimwise.errors import DimwiseError, GateError
-from dimwise.models.init import he_init_
+from dimwise.errors import DimwiseError, GateError, ModelError, RunError
 from dimwise.progress import SILENT, Progress
 from dimwise.runs import folder
-from dimwise.runs.atomic import write_json, write_text
-from dimwise.seeds import derive
+from dimwise.runs.atomic import write_json
 from dimwise.ship import Parity
 from dimwise.ship.artifact import describe as describe_preprocessing
 from dimwise.tasks import Task, get
-from dimwise.train import Fitted, evaluate, evaluating, fit
+from dimwise.train import Fitted, evaluate, evaluating, fit, predict_outputs
+from dimwise.train.feed import check, first_batch
 from dimwise.train.optimizer import optimizer
 
 
@@ -50,21 +47,6 @@ class Result:
     def as_dict(self) -> dict[str, Any]:
         """The contract's object."""
         return self.told
-
-
-@dataclass
-class Clock:
-    """Wall seconds of each stage."""
-
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def __call__(self, stage: str) -> Iterator[None]:
-        start = time.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[stage] = round(self.seconds.get(stage, 0.0) + time.monotonic() - start, 3)
 
 
 def run(
@@ -90,14 +72,58 @@ def run(
     Raises:
         DimwiseError: for whatever the user can put right, and for a loss that is not finite.
     """
-    run_dir, clock = begin(recipe, runs_dir, model), Clock()
-    with recorded(run_dir):
+    run_dir = begin(recipe, runs_dir, model, "run")
+    return _run(run_dir, recipe, Clock(run_dir), data_dir, model, progress, resume=False)
+
+
+def complete(
+    run_dir: Path, *, data_dir: Path | None = None, model: str | None = None, progress: Progress = SILENT
+) -> Result:
+    """Do the rest of a run that was stopped, wherever that was; its result is that of a run never stopped.
+
+    Training goes on from its checkpoint, or is taken as it ended; what comes after it is done again from the start.
+
+    Raises:
+        RunError: when nothing is left to do, the folder is no run, or its network was the user's own and is not
+            named again.
+    """
+    if read(run_dir / "result.json").get("stages"):
+        raise RunError(
+            f"run '{run_dir.name}' is finished",
+            expected="one that was stopped",
+            next_step=f"See dimwise runs show {run_dir.name}, or run its recipe anew: dimwise run {run_dir}.",
+        )
+    recipe, clock = reopen(run_dir, model, "run")
+    return _run(run_dir, recipe, clock, data_dir, model, progress, resume=True)
+
+
+def _run(
+    run_dir: Path,
+    recipe: Recipe,
+    clock: Clock,
+    data_dir: Path | None,
+    model: str | None,
+    progress: Progress,
+    *,
+    resume: bool,
+) -> Result:
+    with recorded(run_dir, new=not resume):
         with clock("data"):
             data = load_data(recipe.data, data_dir, progress=progress)
             task = get(data.task, label_smoothing=recipe.train.label_smoothing)
         with clock("train"):
-            network = build(recipe, data, model)
-            fitted = fit(network, data, task, recipe.train, augment=recipe.augment, run_dir=run_dir, progress=progress)
+            network = with_named_outputs(build(recipe, data, model), recipe, data, task)
+            fitted = fit(
+                network,
+                data,
+                task,
+                recipe.train,
+                augment=recipe.augment,
+                run_dir=run_dir,
+                progress=progress,
+                resume=resume,
+            )
+            fitted = whole(fitted, run_dir) if resume else fitted
             fitted.model.cpu()  # what follows is measured where it will be served
         with clock("fold"), progress.stage("fold", len(recipe.fold.candidates) + 1) as bar:
             found: list[Candidate] = []
@@ -110,65 +136,47 @@ def run(
                 else:
                     found.append(made)
         with clock("measure"), progress.stage("measure"):
-            latency = folding.look(found, fitted.model, recipe, data, task)
+            latency = folding.latencies(found, fitted.model, recipe, data)
+            folding.measure_memory(found, recipe)
             trained = trained_stage(fitted, latency, recipe, data, task)
-            failure: DimwiseError | None
-            chosen, reasons, failure = choose.choose(found, trained, recipe.budget)
+            chosen: Candidate | None = None
+            reasons: dict[str, str] = {}
+            failure: DimwiseError | None = choose.nothing_to_serve(skipped)
+            if found:
+                chosen, reasons, failure = choose.choose(found, trained, recipe.budget)
         with clock("ship"), progress.stage("ship"):
-            artifact, parity, unequal = deliver(chosen, recipe, data, task, run_dir)
+            artifact, parity, unequal = deliver(chosen, recipe, data, task, run_dir) if chosen else (None, None, None)
             failure = unequal or failure
             outputs = {c.name: folding.outputs_of(c.runner, data.test) for c in found}
             stages = [trained, *(facts.stage(c, outputs[c.name], data, task, recipe, reasons) for c in found)]
         with clock("pictures"):
-            pictures.save(run_dir, fitted.model, outputs[chosen.name], data)
-        told = facts.contract(run_dir, data, task, stages, chosen.name, artifact, parity, clock.seconds)
-        told |= facts.details(recipe, data, fitted, found, reasons | skipped, told, failure)
+            shown = outputs[chosen.name] if chosen else predict_outputs(fitted.model, data.test.inputs, data.normalise)
+            pictures.save(run_dir, fitted.model, shown, data)
+        kept = chosen.name if chosen else folding.TRAINED
+        told = facts.contract(run_dir, data, task, stages, kept, artifact, parity, clock.seconds)
+        told |= facts.details(recipe, data, fitted, found, reasons, skipped, told, failure)
         write_json(run_dir / "result.json", told)
         folder.mark(run_dir, "failed" if failure else "finished")
     return Result(run_dir, told, failure)
 
 
-def begin(recipe: Recipe, runs_dir: Path, model: str | None) -> Path:
-    """A new run folder with the resolved recipe and the environment inside."""
-    run_dir = folder.create(runs_dir, recipe.name)
-    write_text(run_dir / "recipe.toml", machinery.to_toml(recipe))
-    environment = measure.environment()
-    if model is not None:
-        environment["model"] = model  # a recipe may not name code, but a resumed run must know that there was some
-    write_json(run_dir / "environment.json", environment)
-    return run_dir
+def with_named_outputs(network: nn.Module, recipe: Recipe, data: Data, task: Task) -> nn.Module:
+    """The network, once it is sure that it takes the data and that each of its outputs has a name to be shipped with.
 
-
-@contextmanager
-def recorded(run_dir: Path) -> Iterator[None]:
-    """However the body ends, the run folder says so."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        folder.mark(run_dir, "interrupted")
-        raise
-    except BaseException:
-        folder.mark(run_dir, "failed")
-        raise
-
-
-def build(recipe: Recipe, data: Data, model: str | None) -> nn.Module:
-    """The network, initialised from the run's seed alone."""
-    torch.manual_seed(derive(recipe.train.seed, "init"))
-    if model is not None:
-        network = models.from_name(model, data.input_shape, data.n_outputs)
-    else:
-        told = recipe.model
-        network = models.build(told.name, data.input_shape, data.n_outputs, width=told.width, dropout=told.dropout)
-        if recipe.train.init == "he":  # a user's own network may bring trained weights
-            he_init_(network)
+    Raises:
+        ModelError: when it does not, or has more outputs than the data has names.
+    """
+    batch = first_batch(data, recipe.train, torch.device("cpu"))
+    assert batch is not None  # only a loader has none
+    n_outputs = check(network, batch, data.train.targets, task)
+    if n_outputs != data.n_outputs:
+        raise ModelError(f"the network has {n_outputs} outputs", expected=f"{data.n_outputs}, as many as labels")
     return network
 
 
 def trained_stage(fitted: Fitted, latency: measure.Latency, recipe: Recipe, data: Data, task: Task) -> dict[str, Any]:
     """The trained fp32 network in eager PyTorch: what every candidate is compared with."""
     model, example = fitted.model, data.normalise(data.test.inputs[:1])
-    profile = measure.profile(model, example)
     batch = data.normalise(data.train.inputs[: recipe.train.batch_size])
     threads = torch.get_num_threads()
     torch.set_num_threads(recipe.ship.threads)
@@ -185,22 +193,30 @@ def trained_stage(fitted: Fitted, latency: measure.Latency, recipe: Recipe, data
         "score": evaluate(model, data.test, data.normalise, task)[1],
         "size_bytes": measure.state_size_bytes(model),
         "latency_ms": latency.p50_ms,
-        "params": profile.params,
-        "macs": profile.macs,
+        "params": measure.n_params(model),
+        "macs": _unless_it_fails(lambda: measure.profile(model, example).macs),
         "valid_score": valid_score,
         "latency_p95_ms": latency.p95_ms,
         "latency_iqr_ms": latency.iqr_ms,
         "latency_runs": latency.runs,
         "throughput_per_s": speed.items_per_s,
         "best_batch": speed.batch,
-        "peak_memory_bytes": measure.peak_memory(model, example),
-        "train_peak_memory_bytes": measure.peak_memory(
-            model, batch, train=True, optimizer=lambda copy: optimizer(copy, recipe.train)
+        "peak_memory_bytes": _unless_it_fails(lambda: measure.peak_memory(model, example)),
+        "train_peak_memory_bytes": _unless_it_fails(
+            lambda: measure.peak_memory(model, batch, train=True, optimizer=lambda copy: optimizer(copy, recipe.train))
         ),
         "runtime": "pytorch eager",
         "device": latency.device,
         "threads": recipe.ship.threads,
     }
+
+
+def _unless_it_fails(measurement: Callable[[], int]) -> int | None:
+    """A measurement that looks inside the network; one that cannot be looked into is no reason to lose a run."""
+    try:
+        return measurement()
+    except Exception:  # noqa: BLE001  (a user's network may raise anything when it is copied or watched)
+        return None
 
 
 def _call(model: nn.Module, x: torch.Tensor) -> Any:

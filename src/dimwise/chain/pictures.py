@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,9 @@ def save(run_dir: Path, model: nn.Module, outputs: Tensor, data: Data) -> None:
         return
     arrays: dict[str, Any] = {"confusion": confusion(outputs, data.test.targets, data.n_outputs)}
     if data.test.inputs.dim() == 4:
-        arrays |= _mistakes(outputs, data) | _insides(model, data)
+        arrays |= _mistakes(outputs, data)
+        with contextlib.suppress(Exception):  # a user's network may bear no watching; the rest is shown all the same
+            arrays |= _insides(model, data)
     with atomic.replacing(run_dir / "pictures.npz") as temp, temp.open("wb") as file:
         np.savez_compressed(file, **arrays)
 

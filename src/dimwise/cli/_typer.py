@@ -32,6 +32,10 @@ ModelName = Annotated[
     str | None,
     typer.Option("--model", metavar="PACKAGE.MODULE:FUNCTION", help="Your own network instead of the recipe's."),
 ]
+Resume = Annotated[
+    str | None,
+    typer.Option("--resume", metavar="RUN", help="Continue this run: a path, name, short id, or 'last'."),
+]
 
 RUNS = Path("runs")
 

@@ -3,27 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from dimwise.cli import _out, _stopped
-from dimwise.cli._typer import RUNS, DataDir, Json, ModelName, Quiet, RunsDir, Settings, single
+from dimwise.cli._typer import RUNS, DataDir, Json, ModelName, Quiet, Resume, RunsDir, Settings, single
 from dimwise.errors import UserError
-
-if TYPE_CHECKING:
-    from dimwise.chain import TrainResult
-    from dimwise.progress import Progress
 
 
 def train(
     recipe: Annotated[
         str | None, typer.Argument(metavar="RECIPE", help="A name of `dimwise recipe list`, or a file.")
     ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option("--resume", metavar="RUN", help="Continue this run: a path, name, short id, or 'last'."),
-    ] = None,
+    resume: Resume = None,
     settings: Settings = None,
     data_dir: DataDir = None,
     runs_dir: RunsDir = RUNS,
@@ -44,13 +37,16 @@ def train(
 
     progress = SILENT if quiet else Terminal()
     if resume is not None:
-        _refuse(recipe, settings)
-        result = _resume(resume, runs_dir, data_dir, model, progress)
+        run = _stopped.to_resume("train", resume, runs_dir, recipe, settings)
+        from dimwise import chain
+
+        with _stopped.with_hint("train", runs_dir, model, data_dir, run=run):
+            result = chain.resume(run, data_dir=data_dir, model=model, progress=progress)
     elif recipe is not None:
         from dimwise import chain
 
         resolved = chain.load(recipe, settings or ())
-        with _stopped.with_hint(runs_dir, model, data_dir):
+        with _stopped.with_hint("train", runs_dir, model, data_dir):
             result = chain.train(resolved, data_dir=data_dir, runs_dir=runs_dir, model=model, progress=progress)
     else:
         raise UserError("train: nothing to train", expected="a RECIPE, or --resume RUN")
@@ -62,29 +58,6 @@ def train(
     elif not quiet:
         _show(result.as_dict(), page)
     return 0
-
-
-def _refuse(recipe: str | None, settings: list[str] | None) -> None:
-    extra = recipe if recipe is not None else "--set" if settings else None
-    if extra is not None:
-        raise UserError(
-            f"train: '{extra}' together with --resume",
-            expected="--resume alone, since a run continues with its own recipe",
-            next_step="To train with other settings, start anew: dimwise train RECIPE --set KEY=VALUE.",
-        )
-
-
-def _resume(key: str, runs_dir: Path, data_dir: Path | None, model: str | None, progress: Progress) -> TrainResult:
-    from dimwise.runs import folder
-
-    run = folder.find(runs_dir, key)
-    folder.refuse_running(run)
-    from dimwise import chain
-
-    try:
-        return chain.resume(run, data_dir=data_dir, model=model, progress=progress)
-    except KeyboardInterrupt as stop:
-        raise KeyboardInterrupt(f"interrupted. {_stopped.how_to_resume(run, runs_dir, model, data_dir)}") from stop
 
 
 def _show(facts: dict[str, Any], page: Path) -> None:

@@ -6,12 +6,12 @@ Importing this package costs nothing (no torch, no pandas): ``dimwise predict`` 
 
 from __future__ import annotations
 
-import importlib
 import os
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from dimwise.lookup import late, resolve
 from dimwise.progress import SILENT, Progress
 
 if TYPE_CHECKING:
@@ -33,19 +33,14 @@ SOURCES = {
     "csv": "dimwise.data.sources.csv:read",
 }
 
-_LATE = {
+_EXPORTS = {
     "AugmentConfig": "dimwise.data.augment",
     "DataConfig": "dimwise.data.config",
     "Data": "dimwise.data.sets",
     "Normalise": "dimwise.data.sets",
     "Split": "dimwise.data.sets",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name in _LATE:
-        return getattr(importlib.import_module(_LATE[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = late(__name__, _EXPORTS)
 
 
 def load(config: DataConfig, data_dir: Path | None = None, *, progress: Progress = SILENT) -> Data:
@@ -65,8 +60,7 @@ def load(config: DataConfig, data_dir: Path | None = None, *, progress: Progress
         >>> len(data.train), len(data.valid), len(data.test), data.input_shape, data.n_outputs
         (1258, 180, 359, (1, 8, 8), 10)
     """
-    module, _, function = SOURCES[config.source].partition(":")
-    made: Data = getattr(importlib.import_module(module), function)(config, data_folder(data_dir), progress)
+    made: Data = resolve(SOURCES[config.source])(config, data_folder(data_dir), progress)
     return made
 
 

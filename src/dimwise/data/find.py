@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
 from pathlib import Path
+
+from dimwise.lookup import resolve
 
 # find(name, data_dir) -> Path | None, one line a named set that has files
 FINDERS = {
@@ -23,6 +24,5 @@ def where(name: str, data_dir: Path) -> Path | None:
     """
     if name not in FINDERS:
         return None
-    module, _, function = FINDERS[name].partition(":")
-    found: Path | None = getattr(importlib.import_module(module), function)(name, data_dir)
+    found: Path | None = resolve(FINDERS[name])(name, data_dir)
     return found

@@ -7,7 +7,6 @@ Adding one: its file, its test, its line in :data:`FOLDS`, its import below.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from dimwise.fold._gather import evidence
 from dimwise.fold.distill import DistillConfig, distill, student
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.fold.quantize import QuantizeConfig, quantize
+from dimwise.lookup import resolve
 
 FOLDS = {
     "distill": "dimwise.fold.distill:distill",
@@ -57,6 +57,5 @@ def get(name: str) -> Callable[..., tuple[Any, FoldReport]]:
         raise RecipeError(
             f"unknown fold {name!r}", expected="one of: " + ", ".join(FOLDS), next_step=nearest(name, FOLDS)
         )
-    module, _, attribute = FOLDS[name].partition(":")
-    fold: Callable[..., tuple[Any, FoldReport]] = getattr(importlib.import_module(module), attribute)
+    fold: Callable[..., tuple[Any, FoldReport]] = resolve(FOLDS[name])
     return fold

@@ -5,6 +5,7 @@ verb(model, config, evidence) -> (model, FoldReport)
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,6 +15,7 @@ from torch import Tensor
 from dimwise.data.augment import AugmentConfig
 from dimwise.data.sets import Data
 from dimwise.progress import SILENT, Progress
+from dimwise.recipe import as_dict
 from dimwise.tasks import Task
 from dimwise.train.config import TrainConfig
 
@@ -56,3 +58,47 @@ class FoldReport:
     untouched: dict[str, str] = field(default_factory=dict)
     """Layer -> why it was left as it was."""
     seconds: float = 0.0
+
+
+def compare(
+    fold: str,
+    config: Any,
+    evidence: Evidence,
+    before: Any,
+    after: Any,
+    *,
+    layers: list[dict[str, Any]],
+    untouched: dict[str, str],
+    started: float,
+) -> FoldReport:
+    """The report of a fold: cost and score of what it was given and of what it made.
+
+    Args:
+        fold: its name in the table.
+        config: its settings, a ``@config``.
+        evidence: measures both.
+        before: what the fold was given.
+        after: what it returns.
+        layers: a row for each layer that changed.
+        untouched: layer -> why it was left as it was.
+        started: ``time.perf_counter()`` when the fold began, s; the measuring counts as part of it.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> from dimwise.fold import PruneConfig
+        >>> looks = SimpleNamespace(score=lambda model: 0.9, cost=lambda model: {"params": len(model)})
+        >>> report = compare("prune", PruneConfig(), looks, "abc", "ab", layers=[], untouched={}, started=0.0)
+        >>> report.score_after, report.cost_before, report.cost_after
+        (0.9, {'params': 3}, {'params': 2})
+    """
+    return FoldReport(
+        fold=fold,
+        config=as_dict(config),
+        score_before=evidence.score(before),
+        score_after=evidence.score(after),
+        cost_before=evidence.cost(before),
+        cost_after=evidence.cost(after),
+        layers=layers,
+        untouched=untouched,
+        seconds=time.perf_counter() - started,
+    )

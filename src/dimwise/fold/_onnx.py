@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dimwise.errors import ArtifactError, DataError, ModelError
+from dimwise.ort import session_options
 
 Array = NDArray[Any]
 
@@ -30,15 +31,13 @@ def ort_errors() -> tuple[type[Exception], ...]:
 
 
 def session(model: Any, *, fuse: bool = True, save_to: Path | None = None) -> Any:
-    """An onnxruntime session on one CPU thread that logs nothing below an error.
+    """An onnxruntime session on one CPU thread that logs nothing.
 
     ``fuse=False`` runs the graph node by node as written, so every tensor named in it can be an output.
     """
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = 1
+    options = session_options()
     levels = ort.GraphOptimizationLevel
     if save_to is not None:
         options.optimized_model_filepath = str(save_to)

@@ -42,14 +42,14 @@ from torch import Tensor, nn
 
 from dimwise.errors import ModelError, RecipeError, UserError, nearest
 from dimwise.fold._cut import cut, disagreement
-from dimwise.fold._evidence import Evidence, FoldReport
+from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._trace import trace
+from dimwise.measure import evaluating
 from dimwise.models import build
 from dimwise.models.init import he_init_
-from dimwise.recipe import as_dict, config
+from dimwise.recipe import config
 from dimwise.seeds import derive
 from dimwise.tasks import Task
-from dimwise.train.evaluate import evaluating
 from dimwise.train.fit import fit
 from dimwise.train.loop import StepFunction
 
@@ -131,17 +131,8 @@ def distill(
     )
     made = fitted.model.to(device)
     layers, untouched = _compare(model, made)
-    return made, FoldReport(
-        fold="distill",
-        config=as_dict(config),
-        score_before=evidence.score(model),
-        score_after=evidence.score(made),
-        cost_before=evidence.cost(model),
-        cost_after=evidence.cost(made),
-        layers=layers,
-        untouched=untouched,
-        seconds=time.perf_counter() - started,
-    )
+    report = compare("distill", config, evidence, model, made, layers=layers, untouched=untouched, started=started)
+    return made, report
 
 
 def teaching_step(teacher: nn.Module, config: DistillConfig, kind: str) -> StepFunction:

@@ -45,12 +45,12 @@ from torch import Tensor, nn
 from dimwise.errors import DataError, ModelError, UserError
 from dimwise.fold._channels import Alive, Channels, Group, Labels, stays
 from dimwise.fold._cut import cut, disagreement, guilty
-from dimwise.fold._evidence import Evidence, FoldReport
+from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._importance import Scores, l1, taylor
 from dimwise.fold._trace import trace
 from dimwise.fold.distill import KINDS, DistillConfig, teaching_step
 from dimwise.measure import profile
-from dimwise.recipe import as_dict, config
+from dimwise.recipe import config
 from dimwise.seeds import derive
 from dimwise.train.fit import fit
 from dimwise.train.loop import plain_step
@@ -120,17 +120,10 @@ def prune(
     small = cut(original, channels, alive)
     if config.epochs and not alive.all():
         small = (tune or fine_tune)(small, original, config, evidence).to(device)
-    return small.eval(), FoldReport(
-        fold="prune",
-        config=as_dict(config),
-        score_before=evidence.score(model),
-        score_after=evidence.score(small),
-        cost_before=evidence.cost(model),
-        cost_after=evidence.cost(small),
-        layers=_rows(channels, alive),
-        untouched=channels.untouched | _kept_whole(channels, alive, config),
-        seconds=time.perf_counter() - started,
-    )
+    small.eval()
+    layers, untouched = _rows(channels, alive), channels.untouched | _kept_whole(channels, alive, config)
+    report = compare("prune", config, evidence, model, small, layers=layers, untouched=untouched, started=started)
+    return small, report
 
 
 def plan(model: nn.Module, config: PruneConfig, evidence: Evidence, x: Tensor) -> tuple[Channels, Alive]:

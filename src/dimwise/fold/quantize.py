@@ -39,8 +39,8 @@ from pydantic import Field
 
 from dimwise.errors import DataError, ModelError, UserError, nearest
 from dimwise.fold import _calibrate, _int8, _onnx
-from dimwise.fold._evidence import Evidence, FoldReport
-from dimwise.recipe import as_dict, config
+from dimwise.fold._evidence import Evidence, FoldReport, compare
+from dimwise.recipe import config
 from dimwise.seeds import derive
 
 
@@ -110,17 +110,8 @@ def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[An
     rows = _rows(before, chosen, config)
     after = _onnx.compact(_rewrite(before, chosen, config, evidence))
     after.producer_name, after.producer_version = model.producer_name, model.producer_version
-    return after, FoldReport(
-        fold="quantize",
-        config=as_dict(config),
-        score_before=evidence.score(model),
-        score_after=evidence.score(after),
-        cost_before=evidence.cost(model),
-        cost_after=evidence.cost(after),
-        layers=rows,
-        untouched=untouched,
-        seconds=time.perf_counter() - started,
-    )
+    report = compare("quantize", config, evidence, model, after, layers=rows, untouched=untouched, started=started)
+    return after, report
 
 
 def _rewrite(model: Any, chosen: set[str], config: QuantizeConfig, evidence: Evidence) -> Any:

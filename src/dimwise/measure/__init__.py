@@ -6,13 +6,15 @@ name of one of these functions: a submodule of that name would hide it.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dimwise.lookup import late
 
 if TYPE_CHECKING:
+    from dimwise.measure._state import evaluating
     from dimwise.measure.cost import Cost, n_params, state_size_bytes
     from dimwise.measure.machine import device, environment, machine_is_busy
-    from dimwise.measure.memory import peak_memory
+    from dimwise.measure.memory import peak_memory, process_peak_memory
     from dimwise.measure.profiling import Profile, Row, profile
     from dimwise.measure.timing import Latency, Throughput, latency, throughput, tie
 
@@ -24,36 +26,35 @@ __all__ = [
     "Throughput",
     "device",
     "environment",
+    "evaluating",
     "latency",
     "machine_is_busy",
     "n_params",
     "peak_memory",
+    "process_peak_memory",
     "profile",
     "state_size_bytes",
     "throughput",
     "tie",
 ]
 
-_HOME = {
-    "Cost": "cost",
-    "Latency": "timing",
-    "Profile": "profiling",
-    "Row": "profiling",
-    "Throughput": "timing",
-    "device": "machine",
-    "environment": "machine",
-    "latency": "timing",
-    "machine_is_busy": "machine",
-    "n_params": "cost",
-    "peak_memory": "memory",
-    "profile": "profiling",
-    "state_size_bytes": "cost",
-    "throughput": "timing",
-    "tie": "timing",
+_EXPORTS = {
+    "Cost": "dimwise.measure.cost",
+    "Latency": "dimwise.measure.timing",
+    "Profile": "dimwise.measure.profiling",
+    "Row": "dimwise.measure.profiling",
+    "Throughput": "dimwise.measure.timing",
+    "device": "dimwise.measure.machine",
+    "environment": "dimwise.measure.machine",
+    "evaluating": "dimwise.measure._state",
+    "latency": "dimwise.measure.timing",
+    "machine_is_busy": "dimwise.measure.machine",
+    "n_params": "dimwise.measure.cost",
+    "peak_memory": "dimwise.measure.memory",
+    "process_peak_memory": "dimwise.measure.memory",
+    "profile": "dimwise.measure.profiling",
+    "state_size_bytes": "dimwise.measure.cost",
+    "throughput": "dimwise.measure.timing",
+    "tie": "dimwise.measure.timing",
 }
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
+__getattr__ = late(__name__, _EXPORTS)

@@ -11,13 +11,24 @@ from torch import Tensor, nn
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, without gradients; afterwards each module has the mode it had before."""
+def evaluating(model: nn.Module) -> Iterator[nn.Module]:
+    """Evaluation mode without gradients inside; afterwards each module has the mode it had before.
+
+    Example:
+        >>> model = nn.Dropout()
+        >>> with evaluating(model) as inside:
+        ...     inside.training, torch.is_grad_enabled()
+        (False, False)
+        >>> model.training
+        True
+    """
     modes = {module: module.training for module in model.modules()}
     try:
         model.eval()
-        with torch.no_grad():  # not inference_mode: there composite operators hide their parts from a counter
-            yield
+        # Not inference_mode: there composite operators hide their parts from a counter, and what a module caches
+        # would not be fit for training.
+        with torch.no_grad():
+            yield model
     finally:
         for module, training in modes.items():
             module.training = training

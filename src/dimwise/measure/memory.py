@@ -1,17 +1,22 @@
-"""The most memory that tensors take at one time, in inference or in a training step.
+"""The most memory that is taken at one time: by the tensors of a network, or by a whole process that serves one.
 
-Counted: storages of parameters, buffers, input, activations, gradients and optimizer state, each once however many
-views it has, from the operator that makes it until the last reference goes. Not counted on the CPU: scratch space
-inside an operator (such as weights repacked for a matrix product), fragmentation, and the process itself. On CUDA
-the number is the caching allocator's, which includes scratch space.
+``peak_memory`` counts storages of parameters, buffers, input, activations, gradients and optimizer state, each once
+however many views it has, from the operator that makes it until the last reference goes. It does not count on the CPU:
+scratch space inside an operator (such as weights repacked for a matrix product), fragmentation, and the process itself.
+On CUDA the number is the caching allocator's, which includes scratch space. A runtime other than PyTorch tells nothing
+about its tensors, but a process of its own can be watched from outside: ``process_peak_memory``.
 """
 
 from __future__ import annotations
 
 import copy
+import os
+import subprocess
+import sys
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -53,6 +58,45 @@ def peak_memory(
         return _live_peak(model, example, lambda: _infer(model, example))
     trained = copy.deepcopy(model)
     return _live_peak(trained, example, lambda: _steps(trained, example, task_loss, optimizer))
+
+
+def process_peak_memory(
+    call: str, words: Sequence[str], *, imports: Sequence[str] = (), timeout_s: float = 20.0
+) -> int | None:
+    """Bytes that one call in a fresh process needs at its peak, above what the process held before it.
+
+    Resident memory of the whole process is read from the system (its high-water mark, set back before the call where
+    the system can do that), so that loading, weights, scratch space and the allocator's reserve are counted, and
+    libraries named in ``imports`` are not. Repeated, it differs by a few percent.
+
+    Args:
+        call: ``package.module:function``.
+        words: its arguments, text.
+        imports: modules that the process imports first.
+        timeout_s: a process that takes longer is ended.
+
+    Returns:
+        Bytes, or None when the process failed: a measurement that cannot be had must not cost a run.
+
+    Example:
+        >>> process_peak_memory("builtins:bytearray", ["no number"]) is None
+        True
+    """
+    root = str(Path(__file__).parent.parent.parent)
+    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH", "")) if p)
+    command = [sys.executable, "-P", "-m", "dimwise.measure._fresh", call, ",".join(imports), *words]
+    try:
+        done = subprocess.run(
+            command,
+            env=os.environ | {"PYTHONPATH": paths},
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=timeout_s,
+            check=True,
+        )
+        return int(done.stdout.split()[-1])
+    except (OSError, ValueError, IndexError, subprocess.SubprocessError):
+        return None
 
 
 def _infer(model: nn.Module, example: Tensor) -> None:

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dimwise.errors import ModelError, nearest
+from dimwise.errors import DimwiseError, ModelError, first_line, nearest
+from dimwise.lookup import resolve
 
 if TYPE_CHECKING:  # listing the table needs no torch
     from torch import nn
@@ -87,8 +88,7 @@ def build(
         raise ModelError(f"{name}: width is {width}", expected="a finite number above 0")
     if not 0 <= dropout < 1:
         raise ModelError(f"{name}: dropout is {dropout}", expected="at least 0 and below 1")
-    module, _, attribute = MODELS[name].partition(":")
-    builder: Callable[..., nn.Module] = getattr(importlib.import_module(module), attribute)
+    builder: Callable[..., nn.Module] = resolve(MODELS[name])
     return builder(tuple(input_shape), n_outputs, width=width, dropout=dropout)
 
 
@@ -149,6 +149,8 @@ def _find(module_name: str, attribute: str) -> Any:
             f"module {module_name!r} imports {missing!r}, which is not installed",
             next_step=f"Install {missing.partition('.')[0]}.",
         ) from error
+    except Exception as error:  # a user's file may raise anything
+        raise ModelError(f"module {module_name!r} cannot be imported: {first_line(error)}") from error
     if not hasattr(module, attribute):
         functions = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
         raise ModelError(
@@ -167,11 +169,19 @@ def _call(builder: Any, name: str, input_shape: tuple[int, ...], n_outputs: int)
     known = {p.name: given[p.name] for p in parameters if p.name in given and p.kind != p.POSITIONAL_ONLY}
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
     required = [p for p in named if p.default is p.empty]
-    if all(p.name in known for p in required):
-        return builder(**known)
-    if len(required) == 2 and all(p.kind != p.KEYWORD_ONLY for p in required):
-        return builder(*given.values())
-    raise ModelError(
-        f"{name} requires the arguments: " + ", ".join(p.name for p in required),
-        expected="(input_shape, n_outputs), or none",
-    )
+    in_order = len(required) == 2 and all(p.kind != p.KEYWORD_ONLY for p in required)
+    named_all = all(p.name in known for p in required)
+    if not named_all and not in_order:
+        raise ModelError(
+            f"{name} requires the arguments: " + ", ".join(p.name for p in required),
+            expected="(input_shape, n_outputs), or none",
+        )
+    try:
+        return builder(**known) if named_all else builder(*given.values())
+    except DimwiseError:
+        raise
+    except Exception as error:  # a user's builder may raise anything
+        raise ModelError(
+            f"{name} raised {first_line(error)}",
+            next_step=f"It was called for inputs of shape {tuple(input_shape)} and {n_outputs} outputs.",
+        ) from error

@@ -113,6 +113,11 @@ def mark(run: str | os.PathLike[str], status: Status) -> None:
             file.truncate()
 
 
+def discard(run: str | os.PathLike[str]) -> None:
+    """Take back the folder of a run that came to nothing; what cannot be deleted stays, and is listed as it stands."""
+    shutil.rmtree(run, ignore_errors=True)
+
+
 def status(run: str | os.PathLike[str]) -> Status:
     """How a run stands, from its files; "unreadable" when they are damaged."""
     run = Path(run)

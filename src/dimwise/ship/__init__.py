@@ -6,8 +6,9 @@ called like a function of this table, or importing the one would hide the other.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from dimwise.lookup import late
 
 if TYPE_CHECKING:
     from dimwise.ship.artifact import save as save
@@ -26,29 +27,23 @@ if TYPE_CHECKING:
     from dimwise.ship.runtime import session as session
 
 EXPORTS = {
-    "Artifact": "dimwise.ship.manifest:Artifact",
-    "Manifest": "dimwise.ship.manifest:Manifest",
-    "Parity": "dimwise.ship.parity_gate:Parity",
-    "Runner": "dimwise.ship.runtime:Runner",
-    "ShipConfig": "dimwise.ship.config:ShipConfig",
-    "gate": "dimwise.ship.parity_gate:gate",
-    "graph": "dimwise.ship.onnx_graph:graph",
-    "parity": "dimwise.ship.parity_gate:parity",
-    "predict": "dimwise.ship.predictor:predict",
-    "read": "dimwise.ship.manifest:read",
-    "save": "dimwise.ship.artifact:save",
-    "session": "dimwise.ship.runtime:session",
-    "to_onnx": "dimwise.ship.artifact:to_onnx",
-    "torch_reference": "dimwise.ship.parity_gate:torch_reference",
+    "Artifact": "dimwise.ship.manifest",
+    "Manifest": "dimwise.ship.manifest",
+    "Parity": "dimwise.ship.parity_gate",
+    "Runner": "dimwise.ship.runtime",
+    "ShipConfig": "dimwise.ship.config",
+    "gate": "dimwise.ship.parity_gate",
+    "graph": "dimwise.ship.onnx_graph",
+    "parity": "dimwise.ship.parity_gate",
+    "predict": "dimwise.ship.predictor",
+    "read": "dimwise.ship.manifest",
+    "save": "dimwise.ship.artifact",
+    "session": "dimwise.ship.runtime",
+    "to_onnx": "dimwise.ship.artifact",
+    "torch_reference": "dimwise.ship.parity_gate",
 }
 __all__ = sorted(EXPORTS)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in EXPORTS:
-        raise AttributeError(f"module 'dimwise.ship' has no attribute {name!r}")
-    module, _, attribute = EXPORTS[name].partition(":")
-    return getattr(import_module(module), attribute)
+__getattr__ = late(__name__, EXPORTS)
 
 
 def __dir__() -> list[str]:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.errors import ModelError
+from dimwise.measure import evaluating
 from dimwise.ship.slim import rename_initializers, slim
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def graph(model: nn.Module, normalise: nn.Module, raw_example: Tensor, *, opset:
     whole = nn.Sequential(_on_cpu(normalise), _on_cpu(model))
     # Two rows: torch.export would take a batch of one for a constant.
     example = raw_example[:1].cpu().expand(2, *raw_example.shape[1:]).contiguous()
-    with _evaluating(whole), _quiet():
+    with evaluating(whole), _quiet():
         proto = _export(whole, example, opset)
     _restore_names(proto, whole[0])
     slim(proto)
@@ -134,18 +135,6 @@ def _on_cpu(module: nn.Module) -> nn.Module:
     """The module, or a copy of it on the CPU: constants of a graph belong to no device."""
     tensors = (*module.parameters(), *module.buffers())
     return module if all(t.device.type == "cpu" for t in tensors) else copy.deepcopy(module).cpu()
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(m, m.training) for m in module.modules()]
-    module.eval()
-    try:
-        with torch.no_grad():
-            yield
-    finally:
-        for inner, mode in modes:
-            inner.training = mode
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dimwise.errors import ArtifactError
+from dimwise.ort import session_options
 from dimwise.ship.selfcontained import refuse_external
 
 _DTYPES = {"tensor(uint8)": "uint8", "tensor(float)": "float32", "tensor(int64)": "int64"}
@@ -72,9 +73,6 @@ class Runner:
 def session(model: str | Path | bytes, *, threads: int = 1) -> Runner:
     """Load an ONNX model for the CPU, with all graph optimisations, quietly.
 
-    Threads do not spin while they wait: sessions live beside each other and beside torch in one process, where a
-    spinning pool steals the cores of whatever is measured or trained next.
-
     Args:
         model: path of a ``.onnx`` file (or of an artifact folder's ``model.onnx``), or its bytes.
         threads: threads of one inference, at least 1.
@@ -88,13 +86,8 @@ def session(model: str | Path | bytes, *, threads: int = 1) -> Runner:
     source = "the model" if isinstance(model, bytes) else f"'{model}'"
     content = model if isinstance(model, bytes) else _content(Path(model))
     refuse_external(content, source)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
+    options = session_options(threads=threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
-    options.log_severity_level = 4  # what goes wrong is raised; it need not be printed as well
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         made = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  (as above)
@@ -108,6 +101,18 @@ def session(model: str | Path | bytes, *, threads: int = 1) -> Runner:
             f"{source} has {n_inputs} inputs and {n_outputs} outputs", expected="one of each, as to_onnx writes"
         )
     return Runner(made, threads)
+
+
+def run_once(path: str, threads: str) -> Runner:
+    """Load a model and give it one input of zeros: what serving takes at least. Arguments are words of a command.
+
+    Args:
+        path: of a ``.onnx`` file.
+        threads: as for :func:`session`.
+    """
+    runner = session(Path(path), threads=int(threads))
+    runner.run(np.zeros([n or 1 for n in runner.input_shape], runner.input_dtype))
+    return runner
 
 
 def _content(path: Path) -> bytes:

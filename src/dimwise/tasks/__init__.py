@@ -5,12 +5,12 @@ A task is a plain object with three members (see :class:`Task`). Adding one: its
 
 from __future__ import annotations
 
-import importlib
 from typing import Protocol
 
 from torch import Tensor
 
 from dimwise.errors import RecipeError, nearest
+from dimwise.lookup import resolve
 
 TASKS = {
     "classification": "dimwise.tasks.classification:Classification",
@@ -47,6 +47,5 @@ def get(name: str, *, label_smoothing: float = 0.0) -> Task:
         raise RecipeError(
             f"unknown task {name!r}", expected="one of: " + ", ".join(TASKS), next_step=nearest(name, TASKS)
         )
-    module, _, attribute = TASKS[name].partition(":")
-    made: Task = getattr(importlib.import_module(module), attribute)(label_smoothing=label_smoothing)
+    made: Task = resolve(TASKS[name])(label_smoothing=label_smoothing)
     return made

@@ -6,8 +6,9 @@ import sys
 import types
 from typing import Any
 
+from dimwise.measure import evaluating
 from dimwise.train.config import TrainConfig
-from dimwise.train.evaluate import evaluate, evaluating, predict_outputs
+from dimwise.train.evaluate import evaluate, predict_outputs
 from dimwise.train.fit import Fitted, Interrupted, fit
 from dimwise.train.loop import Moving, Step, plain_step, steps
 

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import Tensor, nn
 
 from dimwise.data.sets import Split
+from dimwise.measure import evaluating
 from dimwise.tasks import Task
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[nn.Module]:
-    """Evaluation mode without gradients inside, each module's own mode again afterwards."""
-    modes = [(m, m.training) for m in model.modules()]
-    model.eval()
-    try:
-        with torch.no_grad():  # not inference mode: what a module caches here must still be fit for training
-            yield model
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 def predict_outputs(

@@ -15,10 +15,10 @@ from dimwise.data.batches import Batches, LoaderBatches, TensorBatches
 from dimwise.data.grow import Growing
 from dimwise.data.sets import Data, Split
 from dimwise.errors import DataError, ModelError, UserError
+from dimwise.measure import evaluating
 from dimwise.tasks import Task
 from dimwise.tasks.classification import Classification
 from dimwise.train.config import TrainConfig
-from dimwise.train.evaluate import evaluating
 from dimwise.train.precision import Arithmetic
 
 _WHOLE_BYTES = 2 << 30  # inputs up to this size as float32 are normalised once, larger ones batch by batch
@@ -74,7 +74,7 @@ def check(model: nn.Module, batch: tuple[Tensor, Tensor], targets: Tensor, task:
     with evaluating(model):
         try:
             outputs = model(x)
-        except (RuntimeError, ValueError, TypeError, IndexError) as error:
+        except Exception as error:  # a user's forward may raise anything
             raise ModelError(
                 f"the network does not take inputs of shape (B, {_shape(x)}) and type {_type(x)}: {_line(error)}",
                 next_step="Build it for this shape, or reshape the data.",

@@ -18,6 +18,7 @@ from dimwise.data.batches import Batches
 from dimwise.seeds import derive
 from dimwise.tasks import Task
 from dimwise.train.config import TrainConfig
+from dimwise.train.direct import backward, updater
 from dimwise.train.ema import WeightAverage
 from dimwise.train.precision import Arithmetic
 from dimwise.train.schedule import learning_rate
@@ -96,6 +97,7 @@ def steps(
     lr = config.lr
     seed_generator = seeder(parameters[0].device)
     seed = step_seed(config, 0)
+    update = updater(optimizer)
     model.train()
     for epoch in range(moving.step // per_epoch, config.epochs):
         within = moving.step - epoch * per_epoch
@@ -121,7 +123,7 @@ def steps(
                 scaler.step(optimizer)
                 scaler.update()
             else:
-                optimizer.step()
+                update()
             if moving.average is not None:
                 moving.average.update(moving.step)
             moving.step += 1
@@ -141,15 +143,15 @@ def _backward(
         x, y = window[0]
         with arithmetic.context():
             loss = step_function(model, x, y, task)
-        (loss if scaler is None else scaler.scale(loss)).backward()
-        return loss.item(), len(y), x, y
+        backward(loss if scaler is None else scaler.scale(loss))
+        return loss.item(), y.shape[0], x, y
     # k passes must give the gradient of one pass over all samples, also when the last pass is smaller.
     n_all = sum(len(y) for _, y in window)
     total = 0.0
     for x, y in window:
         with arithmetic.context():
             loss = step_function(model, x, y, task) * (len(y) / n_all)
-        (loss if scaler is None else scaler.scale(loss)).backward()
+        backward(loss if scaler is None else scaler.scale(loss))
         total += loss.item()
         if total - total != 0.0:
             break  # this batch is the one to look at

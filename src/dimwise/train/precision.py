@@ -20,12 +20,15 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.tasks import Task
+from dimwise.train import guards
 from dimwise.train.config import TrainConfig
 from dimwise.train.optimizer import optimizer
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
+_NOTHING_TO_GAIN_MS = 1.0  # a step this short is calls, not arithmetic: casts to bf16 would add some more
 _WORTH_THREADS = 0.9  # all threads must take at most so much of one thread's time
+_TRIAL_FRAC = 0.02  # of the training, for timing candidates; half as much again goes to the number of threads
 _AGREE_FRAC = 0.02  # losses further apart than this after a few steps are not the same training
 
 
@@ -131,7 +134,7 @@ def choose(
         task: whose loss is computed.
         config: precision, layout and compile; "auto" leaves one open.
         device: where it runs.
-        n_steps: length of the training that follows; the trial takes no more than a twentieth of it. 0: unknown.
+        n_steps: length of the training that follows; the trial takes a few hundredths of it. 0: unknown.
         budget_s: most seconds for all candidates together, warming up left out.
 
     Returns:
@@ -140,6 +143,43 @@ def choose(
     candidates = _candidates(model, x, config, device)
     if len(candidates) == 1:
         return Choice(candidates[0])
+    open_threads = config.threads == 0 and device.type == "cpu" and torch.get_num_threads() > 1
+    if open_threads:
+        # First of all: on a small network, or a busy machine, threads wait for each other, and every trial with them.
+        plain = _Trial(model, x, y, task, config, candidates[0])
+        plain.run(2)
+        all_ms, one_ms = plain.ms_by_threads(_budget_s(budget_s / 2, n_steps, plain.ms))
+        if one_ms < all_ms / _WORTH_THREADS:
+            with guards.threads(1):
+                return _alone(_fastest(model, x, y, task, config, candidates, n_steps, budget_s, one_ms))
+    return _fastest(model, x, y, task, config, candidates, n_steps, budget_s)
+
+
+def _budget_s(most_s: float, n_steps: int, step_ms: float) -> float:
+    return min(most_s, _TRIAL_FRAC * n_steps * step_ms / 1e3) if n_steps else most_s
+
+
+def _alone(choice: Choice) -> Choice:
+    """The same on one thread."""
+    arithmetic = dataclasses.replace(choice.arithmetic, threads=1)
+    rows = [{**row, "name": f"{row['name']}, one thread"} for row in choice.candidates]
+    return Choice(arithmetic, rows)
+
+
+def _fastest(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    task: Task,
+    config: TrainConfig,
+    candidates: list[Arithmetic],
+    n_steps: int,
+    budget_s: float,
+    plain_ms: float | None = None,
+) -> Choice:
+    """The race on the threads at hand; the last arguments as in :func:`choose`, and what the plainest takes."""
+    if plain_ms is not None and plain_ms < _NOTHING_TO_GAIN_MS:
+        return Choice(candidates[0], [{"name": candidates[0].name, "ms": round(plain_ms, 4)}])
     trials = []
     for arithmetic in candidates:
         try:
@@ -150,16 +190,14 @@ def choose(
                 raise  # the plainest must work: this is the model's own error
             continue
         trials.append(trial)
-    if n_steps:
-        budget_s = min(budget_s, 0.05 * n_steps * trials[0].ms / 1e3)
+    budget_s = _budget_s(budget_s, n_steps, trials[0].ms)
     _race(trials, budget_s)
     reference = trials[0].losses[2]  # the first candidate is the plainest: fp32 unless told otherwise
     rows = [t.row(reference) for t in trials]
     agreeing = [t for t, row in zip(trials, rows, strict=True) if row["agrees"]] or trials[:1]
     fastest = min(agreeing, key=lambda t: t.ms)
-    if config.threads == 0 and device.type == "cpu" and torch.get_num_threads() > 1:
+    if plain_ms is None and config.threads == 0 and trials[0].on_cpu and torch.get_num_threads() > 1:
         all_ms, one_ms = fastest.ms_by_threads(budget_s / 2)
-        # Threads that hardly help wait for each other, and on a busy machine they wait long.
         if one_ms < all_ms / _WORTH_THREADS:
             alone = dataclasses.replace(fastest.arithmetic, threads=1)
             rows.append({**fastest.row(reference), "name": alone.name, "ms": round(one_ms, 4)})
@@ -226,7 +264,13 @@ class _Trial:
         return statistics.median(times[n_all]), statistics.median(times[1])
 
     @property
+    def on_cpu(self) -> bool:
+        """Whether threads matter."""
+        return self._x.device.type == "cpu"
+
+    @property
     def ms(self) -> float:
+        """Median per step, without the first two."""
         warm = self.times_ms[2:] or self.times_ms
         return sorted(warm)[len(warm) // 2]
 

@@ -5,9 +5,9 @@ Each is a function ``section(run, say) -> Safe`` that returns an empty text when
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
 
+from dimwise.lookup import resolve
 from dimwise.view.files import RunFiles
 from dimwise.view.page import Safe
 from dimwise.view.strings import Words
@@ -28,6 +28,5 @@ Section = Callable[[RunFiles, Words], Safe]
 
 def get(name: str) -> Section:
     """The function of a section."""
-    module, _, attribute = SECTIONS[name].partition(":")
-    made: Section = getattr(importlib.import_module(module), attribute)
+    made: Section = resolve(SECTIONS[name])
     return made

@@ -30,7 +30,7 @@ def _busy(run: RunFiles, say: Words) -> Safe:
 def _facts(run: RunFiles, say: Words) -> Safe:
     """Processor, threads, versions; a run that only trained has them in environment.json."""
     told = dict(_flat(mapping(run.result.get("measured")) or run.environment))
-    hidden = ("busy", "commit", "model")
+    hidden = ("busy", "command", "commit", "model")
     shown = [(key, value) for key, value in told.items() if key not in hidden and value not in (None, [], "")]
     shown.sort(key=lambda pair: _FIRST.index(pair[0]) if pair[0] in _FIRST else len(_FIRST))
     return facts([(say.known("fact", str(key)), _named(str(key), value, say)) for key, value in shown[:MAX_FACTS]])

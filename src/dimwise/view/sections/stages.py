@@ -31,7 +31,8 @@ def section(run: RunFiles, say: Words) -> Safe:
     """Nothing for a run that only trained."""
     if not run.stages:
         return Safe("")
-    return join((_table(run, say), _budget_line(run, say), _memory(run, say), _picture(run, say), _folds(run, say)))
+    notes = (_budget_line(run, say), _memory(run, say), _skipped(run, say))
+    return join((_table(run, say), *notes, _picture(run, say), _folds(run, say)))
 
 
 def _columns(run: RunFiles, say: Words) -> list[tuple[str, str, Callable[[float | None], str]]]:
@@ -48,24 +49,35 @@ def _columns(run: RunFiles, say: Words) -> list[tuple[str, str, Callable[[float 
         ("train_peak_memory_bytes", say("col_train_memory"), bytes_text),
         ("valid_score", say("col_valid_score"), lambda v: score_text(v, run.score_name, run.n_test)),
     ]
-    return [c for c in every if _n_known(run, c[0]) >= (2 if "memory" in c[0] and len(run.stages) > 1 else 1)]
+    # Of several stages, memory is measured with two rulers: see _memory.
+    return [c for c in every if _known(run, c[0]) and not ("memory" in c[0] and len(run.stages) > 1)]
 
 
-def _n_known(run: RunFiles, field: str) -> int:
-    return sum(getattr(stage, field) is not None for stage in run.stages)
+def _known(run: RunFiles, field: str) -> list[Stage]:
+    return [stage for stage in run.stages if getattr(stage, field) is not None]
 
 
 def _memory(run: RunFiles, say: Words) -> Safe:
-    """Memory is often measured of the trained model alone: then a line tells it better than a column of dashes."""
-    base = run.stages[0]
-    told = [
-        f"{say(key)} {bytes_text(getattr(base, field))}"
-        for field, key in (("peak_memory_bytes", "memory_inference"), ("train_peak_memory_bytes", "memory_training"))
-        if getattr(base, field) is not None and _n_known(run, field) == 1
+    """Peak memory by ruler: PyTorch's tensors and a runtime's whole process do not belong into one column."""
+    inference = _known(run, "peak_memory_bytes")
+    rulers = (
+        ("memory_tensors", "peak_memory_bytes", [s for s in inference if s.runtime.startswith("pytorch")]),
+        ("memory_process", "peak_memory_bytes", [s for s in inference if not s.runtime.startswith("pytorch")]),
+        ("memory_training", "train_peak_memory_bytes", _known(run, "train_peak_memory_bytes")),
+    )
+    lines = [
+        el(
+            "li",
+            el("b", say(key)),
+            ": ",
+            say("list_comma").join(f"{s.name} {bytes_text(getattr(s, field))}" for s in of),
+        )
+        for key, field, of in rulers
+        if of
     ]
-    if not told or len(run.stages) == 1:
+    if not lines or len(run.stages) == 1:
         return Safe("")
-    return el("p", say("memory_of", {"stage": base.name, "text": say("list_comma").join(told)}), cls="note")
+    return join((el("p", say("memory_title"), cls="note"), el("ul", *lines, cls="how")))
 
 
 def _table(run: RunFiles, say: Words) -> Safe:
@@ -160,6 +172,15 @@ def _budget_line(run: RunFiles, say: Words) -> Safe:
             name = say.known("budget_name", key)
             parts.append(say("budget_at_most", {"name": name, "limit": _limit(key, amount, run)}))
     return el("p", say("budget", {"text": say("list_comma").join(parts)}), cls="note") if parts else Safe("")
+
+
+def _skipped(run: RunFiles, say: Words) -> Safe:
+    """The candidates that were asked for and are not in the table, each with its reason."""
+    skipped = list(mapping(run.result.get("skipped")).items())
+    if not skipped:
+        return Safe("")
+    items = [el("li", el("b", name), f": {clean(reason)}") for name, reason in skipped[:MAX_LAYER_ROWS]]
+    return join((el("h3", say("skipped_title")), el("ul", *items)))
 
 
 def _picture(run: RunFiles, say: Words) -> Safe:

@@ -34,7 +34,8 @@ def _resume(run: RunFiles, say: Words) -> Safe:
     """How to go on, for a run that was stopped."""
     if sentences.final_score(run) is not None or run.status in ("running", "failed"):
         return Safe("")
-    command = el("code", "dimwise train ", el("span", "--resume", cls="keep"), f" {run.name}", cls="command")
+    verb = "run" if run.environment.get("command") == "run" else "train"
+    command = el("code", f"dimwise {verb} ", el("span", "--resume", cls="keep"), f" {run.name}", cls="command")
     return el("p", say("lead_resume"), " ", command, cls="note")
 
 
