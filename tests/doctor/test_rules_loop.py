@@ -145,6 +145,15 @@ def test_zero_grad_before_step_keeps_quiet_without_a_backward_pass():
     assert loop.zero_grad_before_step(tape.seen) is None
 
 
+def test_a_second_network_cleared_before_the_step_is_well():
+    tape = Tape()
+    for _ in range(20):
+        tape.backward()
+        tape.zero(None, at=49)  # a module's: another network, or a part
+        tape.step(grads="some")
+    assert loop.zero_grad_before_step(tape.seen) is None
+
+
 # -- optimizer-never-steps, backward-never-called
 
 
@@ -365,6 +374,10 @@ def test_eval_mode_that_is_meant():
     for e in frozen.seen.of("forward"):
         e.facts["modes"] = (0, 2)  # norms frozen inside a network in training mode
     assert modes.train_in_eval_mode(frozen.seen) is None
+    head = trained_in(20, False)
+    for e in head.seen.of("forward"):
+        e.facts["modes"] = (1, 1)  # everything in evaluation mode, then the head back to training
+    assert modes.train_in_eval_mode(head.seen) is None
     plain = trained_in(20, False)
     plain.seen.roots[0].n_mode_modules = 0
     assert modes.train_in_eval_mode(plain.seen) is None
@@ -450,6 +463,7 @@ def test_schedules_that_are_meant():
     assert schedule.scheduler_misused(scheduled("CosineAnnealingLR", 20, 1, total_steps=5000).seen) is None
     assert schedule.scheduler_misused(scheduled("StepLR", 300, 100, step_size=1, gamma=0.1).seen) is None
     assert schedule.scheduler_misused(scheduled("ExponentialLR", 100, 1, gamma=0.9, loader_len=1).seen) is None
+    assert schedule.scheduler_misused(scheduled("ExponentialLR", 100, 1, gamma=0.9, loader_len=None).seen) is None
 
 
 def cosine_rates(n: int, low: float = 0.0) -> list[float]:

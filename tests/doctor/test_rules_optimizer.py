@@ -8,6 +8,7 @@ import pytest
 
 from dimwise.doctor.finding import NotChecked
 from dimwise.doctor.rules import RULES, optimizer, rates
+from dimwise.doctor.rules.trace import loss_series
 from dimwise.doctor.seen import ActivationSeen, RootSeen, SchedulerSeen, Seen
 
 from ._seen import Tape, line, only, silent
@@ -63,6 +64,8 @@ def test_layers_in_a_plain_list():
 def test_a_backbone_left_out_is_a_hint():
     tape = without(network(), "layers.0", "layers.1")
     assert only(optimizer.parameters_not_in_optimizer(tape.seen)).severity == "hint"
+    stem = without(network(), "layers.0")
+    assert only(optimizer.parameters_not_in_optimizer(stem.seen)).severity == "hint"
 
 
 @pytest.mark.parametrize("facts", [{"requires_grad": False}, {"n_grad": 0}, {"changed": True}])
@@ -238,8 +241,8 @@ def test_lr_too_high():
     found = only(rates.lr_too_high(run([2.3, 400.0, 90.0, 50.0, *[3.0] * 16], THROWN).seen))
     assert "at step 0 the median layer of Net moved by 50× its own size" in found.evidence
     assert "rose to 400 and is 3 after 20 passes" in found.evidence
-    assert "lr=0.01" in found.remedy
-    assert found.cure == {"kind": "lr", "factor": 0.01}
+    assert "lr=0.001" in found.remedy
+    assert found.cure == {"kind": "lr", "factor": 0.001}
     assert rates.lr_too_high(run([2.3, 400.0, math.nan, *[math.nan] * 17], THROWN).seen)
     assert rates.lr_too_high(run([2.3] * 20, [0.4] * 20).seen)  # stuck, and thrown about at each step
 
@@ -258,10 +261,20 @@ def test_steps_that_are_not_too_high(losses, moves, facts):
     assert rates.lr_too_high(run(losses, moves, **facts).seen) is None
 
 
+@pytest.mark.parametrize(("rows", "n"), [(1, 0), (32, 20)])
+def test_sums_of_losses_are_compared_on_batches_only(rows, n):
+    tape = Tape()
+    for _ in range(20):
+        tape.loss(input_shape=(rows, 10))
+        tape.backward(loss=None)
+        tape.step()
+    assert len(loss_series(tape.seen, 0)) == n
+
+
 def test_lr_too_low():
     found = only(rates.lr_too_low(run([2.3] * 60, [1e-7] * 60).seen))
     assert "in 60 steps" in found.evidence
-    assert "at most 1e-07" in found.evidence
+    assert "at most by 1e-07" in found.evidence
     assert found.cure is not None
     assert found.cure["factor"] > 1
     said = rates.lr_too_low(run([2.3] * 20, [1e-7] * 20).seen)

@@ -43,7 +43,7 @@ def train_in_eval_mode(seen: Seen) -> list[Finding] | None:
             continue
         first = passes[start][1]
         root = seen.roots.get(first.who) if first is not None and first.who is not None else None
-        if first is None or root is None or not root.n_mode_modules or _norms_frozen(root):
+        if first is None or root is None or _norms_frozen(root):
             continue
         trained_before = [p for _, p in passes[:start] if p is not None and not _all_eval(p)]
         since = ""

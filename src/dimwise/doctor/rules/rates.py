@@ -33,8 +33,10 @@ STANDING = 1e-5
 direction. Fine-tuning at Adam 1e-5 and SGD at 1e-4 on fresh layers lie above it."""
 LONG = 50
 """Steps before a rate is called too low: a warm-up may need so many."""
+FIRST = 0.02
+"""Largest ‖Δw‖/‖w‖ that a lowered rate aims at: what Adam at 1e-3 does in its first step on layers of usual width."""
 GOOD = 3e-3
-"""‖Δw‖/‖w‖ that a corrected rate aims at."""
+"""‖Δw‖/‖w‖ that a raised rate aims at."""
 AMPLIFIED = 1e3
 """Norm of the whole gradient of a loss whose gradient with regard to its own input is at most about 1: the network
 multiplies by a thousand. Usual are 0.01 to 10, up to 100 in the first steps of deep networks."""
@@ -79,8 +81,8 @@ def lr_too_high(seen: Seen) -> list[Finding] | None:
         if (math.isfinite(move) and move < MOVE) or better or not suffered:
             continue
         lr = _rate(told)
-        typical = median(r for _, r in root.update_ratio[: 2 * ENOUGH])
-        factor = 10.0 ** max(-4, min(-1, round(math.log10(GOOD / max(typical, GOOD)))))
+        reach = FIRST / move if math.isfinite(move) else 0.0
+        factor = 10.0 ** max(-4, min(-1, round(math.log10(max(reach, 1e-4)))))
         said.append(
             Finding(
                 "lr-too-high",
@@ -151,8 +153,8 @@ def lr_too_low(seen: Seen) -> list[Finding | NotChecked] | None:
                 "lr-too-low",
                 "warning",
                 "the learning rate is too low",
-                f"in {len(moves)} steps the median layer of {root.kind} moved by at most {number(max(moves))} of its size "
-                f"a step (usual: 0.001 to 0.05): {number(1 / max(moves))} steps to change once; gradient norm "
+                f"in {len(moves)} steps the median layer of {root.kind} moved at most by {number(max(moves))} of its "
+                f"size a step (usual: 0.001 to 0.05): {number(1 / max(moves))} steps to change once; gradient norm "
                 f"{number(norm)}, loss {number(first)} to {number(last)}; rate {number(lr)}{_by(told)}",
                 f"change{at(told.place)}: lr={number(lr * factor)}",
                 told.place,

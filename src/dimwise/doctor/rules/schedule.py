@@ -98,7 +98,7 @@ def _per_batch(told: SchedulerSeen) -> bool:
 def _too_often(seen: Seen, told: SchedulerSeen) -> Finding | None:
     """A schedule of epochs, stepped with every batch: told from its constants."""
     epoch = _epoch_steps(seen, told)
-    if not _per_batch(told) or epoch is None or epoch < ENOUGH:
+    if not _per_batch(told) or epoch is None:
         return None
     if told.kind == "CosineAnnealingLR" and told.total_steps and told.total_steps < 0.9 * epoch:
         known = f"its T_max of {told.total_steps} is over after {told.total_steps} batches"
