@@ -108,7 +108,7 @@ class Tape:
         made = LayerSeen(
             path,
             kind,
-            order=order,
+            order=order + 1,  # as the watcher counts: 0 was never called
             **{
                 "shape": (64, 64),
                 "n_params": 4096,

@@ -84,6 +84,15 @@ def perceptual(*, training: bool) -> Tape:
     return tape
 
 
+def test_a_held_layer_that_is_never_called_does_not_stand_first():
+    tape = without(network(), "layers.0")
+    tape.layer("attention.out_proj", -1)
+    assert only(optimizer.parameters_not_in_optimizer(tape.seen)).severity == "hint"
+    cut_off = cut("layers.0")
+    cut_off.layer("attention.out_proj", -1)
+    assert only(optimizer.no_gradient_reaches(cut_off.seen)).severity == "error"
+
+
 def test_a_whole_network_left_out():
     assert only(optimizer.parameters_not_in_optimizer(perceptual(training=True).seen)).severity == "error"
     assert optimizer.parameters_not_in_optimizer(perceptual(training=False).seen) is None

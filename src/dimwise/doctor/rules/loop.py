@@ -256,7 +256,9 @@ def accumulation_not_scaled(seen: Seen) -> list[Finding] | None:
     for key, told in seen.optimizers.items():
         every = [(c, _accumulated(c)) for c in cycles(seen, key)]
         counts = [k for _, k in every if k >= 2]
-        k = max(set(counts), key=counts.count, default=0)
+        if not counts:
+            continue
+        k = max(set(counts), key=counts.count)
         same = [c for c, n in every if n == k]
         if len(same) < RUN or len(same) < 0.6 * len(every):  # the rest of an epoch makes a shorter cycle
             continue

@@ -89,7 +89,7 @@ def _how_bad(seen: Seen, root: RootSeen, missing: list[LayerSeen], held: list[La
         return "hint"
     if any(not x.registered for x in missing):
         return "error"
-    first_held = min(x.order for x in held)
+    first_held = min((x.order for x in held if x.order), default=0)  # 0: never called as a module
     if all(x.order < first_held for x in missing):
         return "hint"
     return "error" if len(missing) <= MINOR_FRAC * (len(missing) + len(held)) else "hint"
@@ -258,7 +258,7 @@ def _cut(seen: Seen, root: RootSeen) -> Iterator[Finding]:
     layers = sorted(root.layers.values(), key=lambda x: x.order)
     ran = [x for x in layers if x.requires_grad and (x.calls_train >= STEPS or x.n_grad)]
     without = [x for x in ran if not x.n_grad and x.n_grad_missing >= STEPS and steps & set(x.optimizers)]
-    reached = [x.order for x in layers if x.n_grad]
+    reached = [x.order for x in layers if x.n_grad and x.order]  # 0: never called as a module
     elsewhere = any(x.n_grad for r in seen.roots.values() if r.key != root.key for x in r.layers.values())
     if not without or not (reached or elsewhere) or loop.zero_grad_before_step(seen):
         return
