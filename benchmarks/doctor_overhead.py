@@ -55,7 +55,9 @@ for n in range(STEPS):
 print((time.perf_counter() - start) / (n - 199) * 1e6, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """.replace("STEPS", "700")
 
-WATCH = "import sys; from dimwise.doctor.script import watch_script; e = watch_script(sys.argv[1]); sys.exit(e.exit_code)"
+WATCH = (
+    "import sys; from dimwise.doctor.script import watch_script; e = watch_script(sys.argv[1]); sys.exit(e.exit_code)"
+)
 
 
 def measured(script: Path, *, watched: bool) -> tuple[float, float]:
@@ -83,11 +85,16 @@ def main() -> None:
             record.runs(f"{name}: alone", [t for t, _ in alone], "µs per step")
             record.runs(f"{name}: under the doctor", [t for t, _ in watched], "µs per step")
             ratio = statistics.median(w[0] / a[0] for w, a in zip(watched, alone, strict=True))
-            record.target(f"doctor: {name}, wall time per step after 200", f"≤ {limit}×", f"{ratio:.3f}×", ratio <= limit)
+            record.target(
+                f"doctor: {name}, wall time per step after 200", f"≤ {limit}×", f"{ratio:.3f}×", ratio <= limit
+            )
             more = statistics.median(w[1] - a[1] for w, a in zip(watched, alone, strict=True))
             base = statistics.median(a[1] for a in alone)
             record.target(
-                f"doctor: {name}, more memory", "≤ 50 MB + 1 %", f"{more:.0f} MB of {base:.0f}", more <= 50 + 0.01 * base
+                f"doctor: {name}, more memory",
+                "≤ 50 MB + 1 %",
+                f"{more:.0f} MB of {base:.0f}",
+                more <= 50 + 0.01 * base,
             )
     if busy:
         record.notes.append(busy)

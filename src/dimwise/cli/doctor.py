@@ -18,9 +18,7 @@ def doctor(
     target: Annotated[
         list[str] | None, typer.Argument(metavar="SCRIPT [ARGS]...", help="A training script, and its own arguments.")
     ] = None,
-    module: Annotated[
-        bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")
-    ] = False,
+    module: Annotated[bool, typer.Option("-m", help="SCRIPT is the name of a module, as in `python -m`.")] = False,
     json_file: Annotated[
         Path | None, typer.Option("--json", metavar="FILE", help="Write the findings there; '-' for standard output.")
     ] = None,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
 from dimwise.doctor.finding import Finding, NotChecked, Report
 from dimwise.doctor.rules import ACROSS, RULES
 from dimwise.doctor.seen import Seen
+from dimwise.lookup import resolve
 
 
 def examine(processes: Sequence[Seen], *, ignore: Collection[str] = ()) -> Report:
@@ -35,7 +35,7 @@ def examine(processes: Sequence[Seen], *, ignore: Collection[str] = ()) -> Repor
             continue
         said: list[Finding | NotChecked] = []
         try:
-            rule = _resolve(target)
+            rule = resolve(target)
             if slug in ACROSS:
                 said = _listed(rule(list(processes)))
             else:
@@ -56,11 +56,6 @@ def examine(processes: Sequence[Seen], *, ignore: Collection[str] = ()) -> Repor
     if 0 < watching < seconds:
         report.overhead = round(seconds / (seconds - watching), 4)
     return report.sorted()
-
-
-def _resolve(target: str) -> Any:
-    module, _, attribute = target.partition(":")
-    return getattr(importlib.import_module(module), attribute)
 
 
 def _listed(said: Any) -> list[Finding | NotChecked]:

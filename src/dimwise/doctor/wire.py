@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import math
-import os
 import types
 import typing
 from pathlib import Path
@@ -15,12 +14,11 @@ from typing import Any
 from dimwise.doctor.seen import Seen
 
 
-
 def write(path: Path, seen: Seen) -> None:
     """Write ``seen`` beside ``path`` and rename, so that a reader never meets half of it."""
     part = path.with_name(f"{path.name}.part")
     part.write_text(json.dumps(_plain(seen), allow_nan=True, separators=(",", ":")), encoding="utf-8")
-    os.replace(part, path)
+    part.replace(path)
 
 
 def read(path: Path) -> Seen:

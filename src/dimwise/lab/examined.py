@@ -5,6 +5,7 @@ What the doctor sees is the same as under ``dimwise doctor SCRIPT``; only the st
 
 from __future__ import annotations
 
+import importlib
 import os
 import runpy
 import sys
@@ -29,8 +30,7 @@ def examined(
         ignore: slugs of rules that are left out.
         limit_s: seconds after which the run is killed.
     """
-    import torch  # noqa: F401 - imported before the fork, so that no child has to
-    import torch.utils.data
+    importlib.import_module("torch.utils.data")  # before the fork, so that no child has to
 
     with tempfile.TemporaryDirectory(prefix="dimwise-doctor-") as spool:
         pid = os.fork()
@@ -62,8 +62,8 @@ def _child(script: Path, arguments: Sequence[str], spool: str) -> None:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
         except BaseException:  # noqa: BLE001 - the script's own error ends the child as it would end the script
             kind, error, trace = sys.exc_info()
-            assert kind is not None and error is not None
-            sys.excepthook(kind, error, trace)
+            if kind is not None and error is not None:
+                sys.excepthook(kind, error, trace)
     finally:
         leave(code)
 

@@ -48,5 +48,7 @@ def _lines(finding: Finding) -> list[object]:
     lines.append(Padding(Text(finding.evidence), (0, 0, 0, 2)))
     lines.append(Padding(Text("→ ", style="green").append(finding.remedy), (0, 0, 0, 2)))
     if finding.proof:
-        lines.append(Padding(Text(f"proof: {finding.proof.get('summary', finding.proof)}", style="green"), (0, 0, 0, 2)))
+        lines.append(
+            Padding(Text(f"proof: {finding.proof.get('summary', finding.proof)}", style="green"), (0, 0, 0, 2))
+        )
     return lines

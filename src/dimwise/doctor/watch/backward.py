@@ -31,7 +31,23 @@ def before(live: Live, tensors: Any, *, retain: bool, create_graph: bool) -> Non
     if not live.full:
         return
     loss = next((t for t in elements(tensors)), None)
-    if loss is None or loss.grad_fn is None:
+    if loss is None:
+        return
+    if loss.grad_fn is None:
+        live.event(
+            "backward",
+            None,
+            here(3),
+            value=_value(loss),
+            grad_fn="leaf",
+            loss=None,
+            reduction=None,
+            scaled=False,
+            retain=retain,
+            create_graph=create_graph,
+            alive=0,
+            reached=(),
+        )
         return
     stepping.manual_steps(live)
     deep = live.step in _DEEP_LOOKS or live.step > 200
@@ -115,8 +131,8 @@ def close(live: Live) -> None:
 def _graphs(live: Live, loss: Tensor) -> int:
     """Hang a token on this graph; how many tokens of graphs older than a few steps still live."""
     token = _Token()
-    assert loss.grad_fn is not None
-    loss.grad_fn.metadata["dimwise_token"] = token
+    node: Any = loss.grad_fn
+    node.metadata["dimwise_token"] = token
     alive = 0
     while live.graphs and live.graphs[0][1]() is None:
         live.graphs.popleft()

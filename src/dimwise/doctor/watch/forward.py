@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.doctor.seen import LayerSeen, RootSeen
-from dimwise.doctor.watch import inputs
+from dimwise.doctor.watch import inputs, memory
 from dimwise.doctor.watch.live import MODE_MODULES, WRAPPERS, Live, LiveRoot, Pass, elements, sample
 from dimwise.doctor.watch.place import here
 
@@ -43,6 +43,7 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
     live.pass_now = made
     if grad:
         root.inputs = args
+        _foresee_memory(live, module, args, made)
     if tensors:
         made.batch = inputs.arrive(live, root, made, tensors[0])
         if made.event is not None:
@@ -63,6 +64,31 @@ def after(live: Live, module: nn.Module, args: tuple[Any, ...], output: Any) -> 
         _end(live, module, output)
         return
     _layer_called(live, module, args, output)
+
+
+_RISKY_FRAC = 0.1
+"""A step is worth predicting when its input, grown this many times, is no longer small against free memory..."""
+_GROWTH = 100.0
+
+
+def _foresee_memory(live: Live, module: nn.Module, args: tuple[Any, ...], made: Pass) -> None:
+    """Once, before the first training pass: will the step fit? Only where it might not."""
+    if live.memory_tried:
+        return
+    live.memory_tried = True
+    if len(args) != 1 or not isinstance(args[0], Tensor) or not args[0].is_floating_point() or not made.n:
+        return
+    x = args[0].detach()
+    if x.device.type != "cpu":
+        return
+    free = memory.available_bytes()
+    weights = sum(p.numel() * p.element_size() for p in module.parameters() if not _lazy(p))
+    if _GROWTH * x.numel() * x.element_size() + 4 * weights < _RISKY_FRAC * free:
+        return
+    precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
+    live.seen.memory = memory.predicted(module, x, precision, free)
+    if live.seen.memory is not None:
+        live.seen.memory |= {"batch": made.n, "root": made.root, "place": str(made.event.place) if made.event else None}
 
 
 def abandon(live: Live) -> None:
@@ -93,7 +119,7 @@ def root_of(live: Live, module: nn.Module) -> LiveRoot:
 
 
 def _lazy(p: Tensor) -> bool:
-    return isinstance(p, nn.parameter.UninitializedTensorMixin)
+    return isinstance(p, nn.UninitializedParameter)
 
 
 def _can_be_root(live: Live, module: nn.Module) -> bool:
@@ -245,21 +271,34 @@ def _layer_called(live: Live, module: nn.Module, args: tuple[Any, ...], output: 
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and module.training and not made.training:
             root.seen.unregistered_dropout_in_eval += 1
             root.seen.dropout_place = root.seen.dropout_place or here(4)
-        return
+        if not _owns_parameters(module):
+            return
+        path = _adopt(root, module)
     root.order.setdefault(path, live.call_order)
     layer = root.seen.layers.get(path)
     if layer is not None:
         layer.order = root.order[path]
-        if made.grad and made.training:
+        if made.grad:
             layer.calls_train += 1
         else:
             layer.calls_eval += 1
         if isinstance(module, _BATCH_NORMS):
             _norm_called(live, root, module, layer, args)
-    if made.grad and isinstance(output, Tensor) and output.grad_fn is not None and output.grad_fn.metadata is not None:
-        output.grad_fn.metadata["dimwise_path"] = path
+    if made.grad and isinstance(output, Tensor) and output.grad_fn is not None:
+        _metadata(output)["dimwise_path"] = path
     has_bias = getattr(module, "bias", None) is not None and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
     live.norm_feed, live.norm_feed_value = ((id(output), path), output) if has_bias else (None, None)
+
+
+def _adopt(root: LiveRoot, module: nn.Module) -> str:
+    """A layer that is called but not registered (kept in a plain list): described under a made-up path."""
+    path = f"<{type(module).__name__} {sum(not x.registered for x in root.seen.layers.values())}>"
+    root.paths[id(module)] = path
+    root.strangers.append(module)
+    _describe(root, path, module)
+    if path in root.seen.layers:
+        root.seen.layers[path].registered = False
+    return path
 
 
 def _norm_called(live: Live, root: LiveRoot, module: nn.Module, layer: LayerSeen, args: tuple[Any, ...]) -> None:
@@ -287,7 +326,7 @@ def _end(live: Live, module: nn.Module, output: Any) -> None:
             made.output_shape, made.output_numel, first = tuple(tensor.shape), tensor.numel(), False
         if tensor.grad_fn is not None:
             live_graph = True
-            tensor.grad_fn.metadata["dimwise"] = made
+            _metadata(tensor)["dimwise"] = made
     if live_graph and made.grad:
         live.pending.append(made)
         del live.pending[:-256]
@@ -295,6 +334,13 @@ def _end(live: Live, module: nn.Module, output: Any) -> None:
         root.seen.n_eval_forwards += 1
         if made.training and made.event is not None and made.event.facts["modes"][1] == 0:
             root.seen.n_eval_in_train_mode += 1
+
+
+def _metadata(tensor: Tensor) -> dict[str, Any]:
+    """The dictionary of the operation that made a tensor; torch's stubs take it for a method."""
+    node: Any = tensor.grad_fn
+    told: dict[str, Any] = node.metadata
+    return told
 
 
 def functional_dropout(live: Live) -> None:
@@ -306,4 +352,13 @@ def functional_dropout(live: Live) -> None:
     root.seen.dropout_place = root.seen.dropout_place or here(3)
 
 
-__all__ = ["MODE_MODULES", "abandon", "after", "before", "functional_dropout", "recheck_ties", "registration", "root_of"]
+__all__ = [
+    "MODE_MODULES",
+    "abandon",
+    "after",
+    "before",
+    "functional_dropout",
+    "recheck_ties",
+    "registration",
+    "root_of",
+]

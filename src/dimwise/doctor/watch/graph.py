@@ -62,7 +62,7 @@ class Walked:
 def walk(tensor: Tensor, *, deep: bool, scaler: bool) -> Walked:
     """Breadth first from the loss; stops at the roots' outputs unless ``deep``."""
     found = Walked()
-    node = tensor.grad_fn
+    node: Any = tensor.grad_fn
     if node is None:
         return found
     top, skip = node, scaler
@@ -206,7 +206,9 @@ def _unit(given: Tensor) -> bool:
     return 0.0 <= float(low) and float(high) <= 1.0 and float(high) > 0.0
 
 
-def _mean_value(name: str, node: Any, given: Tensor, target: Tensor, reduction: str, value: float | None) -> float | None:
+def _mean_value(
+    name: str, node: Any, given: Tensor, target: Tensor, reduction: str, value: float | None
+) -> float | None:
     """The loss as a mean over its elements, whatever was done with it later."""
     if name in ("cross_entropy", "nll_loss"):
         ignored = int(getattr(node, "_saved_ignore_index", -100))

@@ -1,4 +1,4 @@
-"""What the networks are fed: scale, holes, order of the labels, rows that come twice. Numbers only; few rows are kept."""
+"""What the networks are fed: scale, holes, order of the labels, rows that come twice. Numbers; few rows are kept."""
 
 from __future__ import annotations
 
@@ -52,7 +52,12 @@ def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
     """A batch enters a root: file it under the place it is used at."""
     place = made.event.place if made.event is not None else here(4)
     evaluating = not made.grad or not made.training
-    name = ("eval" if evaluating else "train", root.seen.key, str(place) if evaluating else "", live.loader_now)
+    name: tuple[Any, ...] = (
+        "eval" if evaluating else "train",
+        root.seen.key,
+        str(place) if evaluating else "",
+        live.loader_now,
+    )
     if not evaluating:
         name = ("train", root.seen.key)
     key = live.batch_keys.get(name)
@@ -72,12 +77,12 @@ def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
     del told.sizes[:-50]
     told.shape, told.floating = tuple(x.shape[1:]), x.is_floating_point()
     with torch.no_grad():
-        _look(live, one, x.detach())
+        _look(live, one, x.detach(), keep=made.grad)
     _writes(one, x)
     return key
 
 
-def _look(live: Live, one: Kept, x: Tensor) -> None:
+def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
     told = one.seen
     if x.dim() == 0 or x.numel() == 0 or x.device.type == "meta":
         return
@@ -105,7 +110,7 @@ def _look(live: Live, one: Kept, x: Tensor) -> None:
             one.hashes[fingerprint] = one.hashes.get(fingerprint, 0) + 1
             one.first.setdefault(fingerprint, live.n_batches)
     told.n_hashed, told.n_distinct_of = len(one.hashes), sum(one.hashes.values()) if told.n_batches < 8 else told.n_rows
-    if torch.is_grad_enabled() and len(one.rows) < _KEEP_ROWS:
+    if keep and len(one.rows) < _KEEP_ROWS:
         step = max(1, rows.shape[1] // _KEEP_WIDTH)
         one.waiting = rows[:, ::step][:64].clone()
 

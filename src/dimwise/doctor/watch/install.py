@@ -36,6 +36,7 @@ _COST_FRAC = 0.01
 _LEAST_GAP = 50
 _WRITE_EVERY_S = 2.0
 _ARM_GAP = 25
+_UNSAID: Any = object()
 
 
 @dataclass(eq=False)
@@ -288,9 +289,7 @@ def _wrap(watch: Watch) -> None:
                 if live.full:
                     forward_abandon(live)
                     retain, create = bool(kwargs.get("retain_graph")), bool(kwargs.get("create_graph"))
-                    _guarded(
-                        watch, lambda: backward.before(live, tensors, retain=retain, create_graph=create)
-                    )
+                    _guarded(watch, lambda: backward.before(live, tensors, retain=retain, create_graph=create))
                 else:
                     live.seen.n_backward += 1
             return original(tensors, *args, **kwargs)
@@ -448,8 +447,9 @@ def _wrap_modes(watch: Watch) -> None:
         return run
 
     def dropout(original: Any) -> Any:
-        def run(input: Any, p: float = 0.5, training: bool = True, inplace: bool = False) -> Any:
-            if training and live.full and live.root_now is not None and not is_compiling() and not _idle(watch):
+        def run(input: Any, p: float = 0.5, training: Any = _UNSAID, inplace: bool = False) -> Any:
+            unsaid, training = training is _UNSAID, True if training is _UNSAID else training
+            if unsaid and live.full and live.root_now is not None and not is_compiling() and not _idle(watch):
                 caller = sys._getframe(1).f_code.co_filename
                 if not caller.endswith("dropout.py") and p > 0:
                     _guarded(watch, lambda: forward.functional_dropout(live))
@@ -518,12 +518,15 @@ def _wrap_processes(watch: Watch) -> None:
                 original(self, module, *args, **kwargs)
                 if _idle(watch):
                     return
-                inner, depth = module, 1
+                inner: Any = module
+                depth = 1
                 while type(inner).__name__ in ("DistributedDataParallel", "DataParallel") and hasattr(inner, "module"):
                     inner, depth = inner.module, depth + 1
                 wrapped[id(inner)] = wrapped.get(id(inner), 0) + 1
                 live.seen.process.wrapped = name
-                live.event("wrap", None, here(2), name=name, inner=type(inner).__name__, times=wrapped[id(inner)], depth=depth)
+                live.event(
+                    "wrap", None, here(2), name=name, inner=type(inner).__name__, times=wrapped[id(inner)], depth=depth
+                )
 
             return run
 

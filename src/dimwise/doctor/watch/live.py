@@ -54,6 +54,8 @@ class LiveRoot:
     """A few values of a parameter no optimizer holds, as of the last backward pass."""
     dead: dict[str, Tensor] = field(default_factory=dict)
     n_dead_looks: dict[str, int] = field(default_factory=dict)
+    strangers: list[nn.Module] = field(default_factory=list)
+    """Modules it calls that are not registered inside; held, so that their ids stay theirs."""
     n_calls: int = 0
     order: dict[str, int] = field(default_factory=dict)
     """path -> position of its first call in the forward pass"""
@@ -128,6 +130,9 @@ class Live:
     kept: dict[int, Any] = field(default_factory=dict)
     """By key of the BatchesSeen: ``inputs.Kept``."""
     batch_keys: dict[tuple[Any, ...], int] = field(default_factory=dict)
+    steps_at_birth: dict[int, int] = field(default_factory=dict)
+    """By key of a schedule: steps its optimizer had taken when it was made."""
+    memory_tried: bool = False
     n_batches: int = 0
     """Batches of all purposes so far."""
     loaders: dict[int, Any] = field(default_factory=dict)

@@ -56,8 +56,8 @@ def _known(live: Live, loader: DataLoader[Any]) -> LiveLoader:
         return known
     dataset = loader.dataset
     key = len(live.seen.loaders)
-    sampler = getattr(loader, "sampler", None)
-    shuffle = isinstance(sampler, (RandomSampler, SubsetRandomSampler)) or None
+    sampler: Any = getattr(loader, "sampler", None)
+    shuffle: bool | None = isinstance(sampler, (RandomSampler, SubsetRandomSampler)) or None
     if isinstance(sampler, SequentialSampler):
         shuffle = False
     if shuffle is None and hasattr(sampler, "shuffle"):
@@ -197,7 +197,8 @@ def _generators(dataset: Any) -> list[str]:
 
 def _names_used(dataset: Any) -> set[str]:
     """Attribute names that ``__getitem__`` speaks of, itself or through the dataset's other methods."""
-    kind, names, waiting = type(dataset), set(), ["__getitem__", "__iter__"]
+    kind, waiting = type(dataset), ["__getitem__", "__iter__"]
+    names: set[str] = set()
     while waiting:
         code = getattr(getattr(kind, waiting.pop(), None), "__code__", None)
         if code is None:

@@ -29,11 +29,11 @@ class Patches:
 
     def replace(self, owner: Any, name: str, make: Callable[[Any], Any]) -> None:
         """``owner.name`` becomes ``make(original)``; nothing happens where there is no such name."""
-        original = getattr(owner, name, _ABSENT)
+        original: Any = getattr(owner, name, _ABSENT)
         if original is _ABSENT:
             return
         own = vars(owner).get(name, _ABSENT) if hasattr(owner, "__dict__") else original
-        made = make(original)
+        made: Any = make(original)
         functools.update_wrapper(made, original)
         setattr(owner, name, made)
 

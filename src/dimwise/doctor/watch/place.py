@@ -12,7 +12,11 @@ from dimwise.doctor.finding import Place
 _PACKAGE = str(Path(__file__).resolve().parents[2])
 _GALLERY = str(Path(_PACKAGE) / "lab" / "mistakes")
 _LIBRARIES = tuple(
-    {str(Path(p)) + "/" for k, p in sysconfig.get_paths().items() if k in ("stdlib", "platstdlib", "purelib", "platlib")}
+    {
+        str(Path(p)) + "/"
+        for k, p in sysconfig.get_paths().items()
+        if k in ("stdlib", "platstdlib", "purelib", "platlib")
+    }
 )
 
 _own: dict[CodeType, bool] = {}

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.doctor.finding import Place
-from dimwise.doctor.seen import OptimizerSeen, SchedulerSeen
+from dimwise.doctor.seen import LayerSeen, OptimizerSeen, SchedulerSeen
 from dimwise.doctor.watch.live import Live, LiveOptimizer, LiveRoot, sample
 from dimwise.doctor.watch.place import here
 
@@ -191,9 +191,9 @@ def clipped(live: Live, given: Any, *, method: str, limit: float, norm: float | 
 # -- layers -----------------------------------------------------------------------------------------------------------
 
 
-def _layers_of(live: Live, made: LiveOptimizer) -> list[tuple[LiveRoot, Any, str, nn.Module, Tensor]]:
+def _layers_of(live: Live, made: LiveOptimizer) -> list[tuple[LiveRoot, LayerSeen, str, nn.Module, Tensor]]:
     own = {id(p) for p in parameters(opt)} if (opt := made.optimizer()) is not None else set()
-    found = []
+    found: list[tuple[LiveRoot, LayerSeen, str, nn.Module, Tensor]] = []
     roots = set()
     for root in live.root_by_key.values():
         if root.module() is None:
@@ -216,7 +216,11 @@ def _look_at_gradients(live: Live, made: LiveOptimizer, norm: float | None) -> N
             history.append((live.step, norm))
             del history[20:-_KEEP]
     optimizer = made.optimizer()
-    decay = {id(p): float(g.get("weight_decay", 0.0) or 0.0) for g in optimizer.param_groups for p in g["params"]} if optimizer else {}
+    decay = (
+        {id(p): float(g.get("weight_decay", 0.0) or 0.0) for g in optimizer.param_groups for p in g["params"]}
+        if optimizer
+        else {}
+    )
     made.before = {}
     with torch.no_grad():
         for root, layer, _, module, weight in layers:
@@ -374,7 +378,7 @@ def scheduler_made(live: Live, scheduler: Any, keys: dict[int, int]) -> None:
     told.step_size = getattr(scheduler, "step_size", None)
     gamma = getattr(scheduler, "gamma", None)
     told.gamma = float(gamma) if isinstance(gamma, (int, float)) else None
-    told.optimizer_steps = -(made.seen.n_steps if made else 0)
+    live.steps_at_birth[key] = made.seen.n_steps if made else 0
     live.seen.schedulers[key] = told
 
 
@@ -396,13 +400,12 @@ def scheduler_stepped(live: Live, scheduler: Any, key: int) -> None:
 def schedules_conclude(live: Live) -> None:
     """How many steps each schedule's optimizer took in its time, and how long an epoch of its loader is."""
     lens = [
-        math.ceil(x.n_rows / x.batch_size)
-        for x in live.seen.loaders.values()
-        if x.trains and x.n_rows and x.batch_size
+        math.ceil(x.n_rows / x.batch_size) for x in live.seen.loaders.values() if x.trains and x.n_rows and x.batch_size
     ]
     for told in live.seen.schedulers.values():
-        if told.optimizer is not None and told.optimizer_steps <= 0:
-            told.optimizer_steps += live.seen.optimizers[told.optimizer].n_steps
+        if told.optimizer is not None:
+            taken = live.seen.optimizers[told.optimizer].n_steps
+            told.optimizer_steps = taken - live.steps_at_birth.get(told.key, 0)
         told.loader_len = lens[0] if lens else None
 
 
