@@ -18,7 +18,7 @@ def build():
 
 model, opt = build()
 xb, yb = next(iter(loader))
-for step in range(60):
+for step in range(150):
     loss = nn.functional.cross_entropy(model(xb), yb)
     opt.zero_grad()
     loss.backward()
