@@ -241,7 +241,10 @@ def test_validation_table_left_raw() -> None:
         (batches(mean=0.3, std=0.6, low=-1.8, high=2.9), valid(mean=0.3, std=0.3, low=0, high=1)),  # denoising
         (batches(**columns()), valid(**columns(mean=1.5, channel_mean=[1.5] * 20))),  # drift
         (batches(**columns()), valid(**columns(channel_std=[9.0] + [1.0] * 19, std=2.2))),  # one heavy column
-        (batches(**columns()), valid(**columns(channel_std=[9.0] * 5 + [1.0] * 15, channel_mean=[4.0] * 5 + [0.0] * 15))),
+        (
+            batches(**columns()),
+            valid(**columns(channel_std=[9.0] * 5 + [1.0] * 15, channel_mean=[4.0] * 5 + [0.0] * 15)),
+        ),
         (batches(std=0.0), valid()),
     ],
 )

@@ -37,8 +37,8 @@ def scheduler_misused(seen: Seen) -> list[Finding] | None:
     - The rate died early, whatever the schedule: it fell below 1/1000 of its peak with half of the first epoch, or
       half of a finished run, still to go. ``ReduceLROnPlateau`` may do so later than in the first epoch.
     - A schedule that counts batches, stepped with every epoch: its length is that of the whole run in batches, yet it
-      is stepped less than half as often; or its warm-up is not half over when the run ends. Needs the whole run, as does
-      a schedule that is never stepped.
+      is stepped less than half as often; or its warm-up is not half over when the run ends. Needs the whole run, as
+      does a schedule that is never stepped.
 
     Silent: warm-up from 0 (small before the peak), restarts, decay to 0 at the end, one-cycle with every batch, chained
     schedules (only the rate itself is judged).
@@ -228,8 +228,8 @@ def _still_rising(told: SchedulerSeen, rates: list[tuple[int, float]], n: int) -
         told,
         "warning",
         "a warm-up that counts batches is stepped with every epoch",
-        f"{where(told.step_place, f'{told.kind}.step()')} ran {count(told.n_steps, 'time')} in {n} optimizer steps: when "
-        f"the run ended the rate had risen to {number(values[-1])}, {number(values[-1] / told.base_lr)} of the "
+        f"{where(told.step_place, f'{told.kind}.step()')} ran {count(told.n_steps, 'time')} in {n} optimizer steps: "
+        f"when the run ended the rate had risen to {number(values[-1])}, {number(values[-1] / told.base_lr)} of the "
         f"{number(told.base_lr)} it was meant to reach",
         f"move scheduler.step(){at(told.step_place)} into the loop over batches, behind optimizer.step()",
         n,
