@@ -60,3 +60,13 @@ def test_names_the_mistake_of_a_stranger(script):
     assert expected in [f.rule for f in report.findings]
     others = [f"{f.rule}: {f.evidence}" for f in report.findings if f.severity == "error"]
     assert [told for told in others if told.partition(":")[0] not in (expected, *also)] == []
+
+
+def test_a_network_called_by_name_shows_its_inputs_and_labels():
+    _, execution = examined(HERE / "healthy" / "named_batches.py")
+    groups = {b.purpose: b for b in execution.processes[0].batches.values()}
+    assert groups["train"].shape == groups["eval"].shape == (64,)
+    assert len(groups["train"].label_counts) == 10
+    (schedule,) = execution.processes[0].schedulers.values()
+    assert schedule.optimizer_steps == 132
+    assert schedule.loader_len == 44

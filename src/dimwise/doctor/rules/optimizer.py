@@ -34,8 +34,9 @@ def parameters_not_in_optimizer(seen: Seen) -> list[Finding] | None:
     loss, as an initialiser left it; or a whole network in training mode, while two optimizers hold one and the same
     other network and step in turn (a generator's optimizer that was given the discriminator). A hint: everything
     before some layer is missing, or most of it, or a whole network in front: the usual shape of a frozen backbone
-    whose requires_grad was left on. Silent: frozen layers; layers without gradients; layers changed by other hands; networks in evaluation mode (a measure of perception); networks
-    that an optimizer built too early explains (``optimizer-holds-stale-parameters``).
+    whose requires_grad was left on. Silent: frozen layers; layers without gradients; layers changed by other hands;
+    networks in evaluation mode (a measure of perception); networks that an optimizer built too early explains
+    (``optimizer-holds-stale-parameters``).
     """
     if not any(o.n_steps >= STEPS for o in seen.optimizers.values()) or _stale(seen):
         return None
