@@ -229,6 +229,8 @@ def test_validation_left_raw() -> None:
 def test_validation_table_left_raw() -> None:
     raw = columns(mean=40.0, std=30.0, channel_mean=[40.0] * 20, channel_std=[12.0] * 20)
     assert one(differs(batches(**columns()), valid(**raw))).severity == "warning"
+    either = columns(channel_mean=[4.0] * 6 + [0.0] * 14, channel_std=[1.0] * 6 + [5.0] * 6 + [1.0] * 8)
+    assert one(differs(batches(**columns()), valid(**either))).severity == "warning"  # 6 shifted, 6 others stretched
 
 
 @pytest.mark.parametrize(
@@ -239,6 +241,10 @@ def test_validation_table_left_raw() -> None:
         (batches(mean=0.3, std=0.6, low=-1.8, high=2.9), valid(mean=0.3, std=0.3, low=0, high=1)),  # denoising
         (batches(**columns()), valid(**columns(mean=1.5, channel_mean=[1.5] * 20))),  # drift
         (batches(**columns()), valid(**columns(channel_std=[9.0] + [1.0] * 19, std=2.2))),  # one heavy column
+        (
+            batches(**columns()),
+            valid(**columns(channel_std=[9.0] * 5 + [1.0] * 15, channel_mean=[4.0] * 5 + [0.0] * 15)),
+        ),
         (batches(std=0.0), valid()),
     ],
 )
@@ -263,6 +269,8 @@ def test_part_of_the_validation_set_was_trained_on() -> None:
     assert found.severity == "error"
     assert "160 of 640 evaluated rows at train.py:48 are equal to training rows" in found.evidence
     assert "25 %" in found.evidence
+    copied = valid(in_train=160, n_hashed=570, shape=(30,), n_varied=28)  # rows repeat, yet their numbers do not
+    assert one(leak(copied)).severity == "error"
     by_place = one(leak(valid(shared_indices=64, n_hashed=0)))
     assert "64 of 640 rows come from the same places" in by_place.evidence
     assert one(leak(valid(shared_indices=1))).severity == "hint"
@@ -282,6 +290,7 @@ def test_all_of_it_alone() -> None:
         (valid(in_train=300, n_hashed=300, shape=(6,)),),  # a table of few categories
         (valid(in_train=600, trained_first=10),),  # an agent
         (valid(in_train=640, root=7),),  # another network
+        (valid(in_train=640), batches(key=3, root=7)),  # a teacher is asked about its student's batches
         (valid(in_train=320, dataset_rows=0, batch_in_train=[(32, 32), (0, 32)] * 10),),  # two sets through one line
     ],
 )

@@ -466,6 +466,20 @@ def test_schedules_that_are_meant():
     assert schedule.scheduler_misused(scheduled("ExponentialLR", 100, 1, gamma=0.9, loader_len=None).seen) is None
 
 
+def test_a_warm_up_of_batches_that_counts_epochs():
+    def run(rates, **facts):
+        tape = scheduled("LambdaLR", 100, 25, rates=rates, base_lr=0.1, **facts)
+        tape.seen.finished = True
+        return schedule.scheduler_misused(tape.seen)
+
+    found = only(run([0.0, 0.005, 0.01, 0.015]))
+    assert found.severity == "warning"
+    assert "risen to 0.015, 0.15 of the 0.1" in found.evidence
+    assert run([0.0, 0.05, 0.1, 0.1]) is None
+    assert run([0.02, 0.04, 0.06, 0.08]) is None
+    assert run([0.0, 0.02, 0.01, 0.005]) is None
+
+
 def cosine_rates(n: int, low: float = 0.0) -> list[float]:
     return [low + 0.1 * (1 + math.cos(math.pi * i / n)) / 2 for i in range(n)]
 

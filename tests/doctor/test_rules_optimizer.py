@@ -101,6 +101,17 @@ def test_a_whole_network_left_out():
     assert only(optimizer.parameters_not_in_optimizer(trained.seen)).severity == "hint"
 
 
+@pytest.mark.parametrize(("in_turn", "severity"), [(True, "error"), (False, "hint")])
+def test_a_generator_whose_optimizer_was_given_the_discriminator(in_turn, severity):
+    tape = perceptual(training=True)
+    tape.seen.roots[1].outputs_meet_loss = False
+    tape.add_optimizer(1)
+    for who in (0, 1) * 4 if in_turn else (0,) * 4 + (1,) * 4:
+        tape.event("step", who, None, grads="some")
+    found = only(optimizer.parameters_not_in_optimizer(tape.seen))
+    assert found.severity == severity
+
+
 # -- optimizer-holds-stale-parameters
 
 

@@ -232,6 +232,8 @@ class SchedulerSeen:
     """Steps its optimizer took since it was made."""
     loader_len: int | None = None
     """Batches in an epoch of the training loader in use, when known."""
+    base_lr: float | None = None
+    """Largest rate that was configured, before the schedule's own factor."""
     mode: str = ""
     """'epoch' or 'batch' when it is known what the schedule counts; '' otherwise."""
 
@@ -289,6 +291,8 @@ class BatchesSeen:
     """... out of so many neighbours."""
     weighted_loss: bool = False
     """Whether the loss had class weights or pos_weight."""
+    n_varied: int = 0
+    """Numbers in a row that hardly ever repeat: of the first rows, at least half had a value of their own there."""
     n_hashed: int = 0
     """Distinct rows whose fingerprints were kept."""
     n_distinct_of: int = 0

@@ -36,6 +36,9 @@ FEW_BY_PLACE = 0.01
 """Fraction of rows shared by place up to which there is only a hint: an index off by one, no harm to the score."""
 WIDE_ROW = 64
 """Numbers in a row from which two equal rows are one example and no chance."""
+VARIED = 4
+"""Numbers in a row that hardly ever repeat, from which on equal rows are one example even where many are equal (rows
+that were copied to balance the classes): four of them agree by chance once in thousands of millions of pairs."""
 DISTINCT = 0.9
 """Distinct rows among those of a set below which equal rows are common in it, so that sharing some means nothing."""
 ALL_SHARED = 0.95
@@ -101,10 +104,8 @@ def _affine(t: BatchesSeen, e: BatchesSeen, ratio: float, shift: float) -> bool:
 def _columns_differ(t: BatchesSeen, e: BatchesSeen, ratio: float, shift: float) -> bool:
     columns = list(zip(t.channel_mean, t.channel_std, e.channel_mean, e.channel_std, strict=False))
     live = [c for c in columns if c[1] > 0 and c[3] > 0]
-    ratios = [es / ts for _, ts, _, es in live] or [ratio]
-    shifts = [(em - tm) / ts for tm, ts, em, _ in live] or [shift]
-    spread = median(max(r, 1 / r) for r in ratios)
-    return spread >= OTHER_COLUMNS or median(abs(s) for s in shifts) >= OTHER_COLUMNS
+    each = [(es / ts, (em - tm) / ts) for tm, ts, em, es in live] or [(ratio, shift)]
+    return median(max(r, 1 / r, abs(s)) for r, s in each) >= OTHER_COLUMNS
 
 
 def train_valid_leak(seen: Seen) -> Iterator[Finding] | NotChecked:
@@ -122,7 +123,13 @@ def train_valid_leak(seen: Seen) -> Iterator[Finding] | NotChecked:
     groups = [e for e in groups if e.n_hashed >= FEW_HASHED or e.dataset_rows]
     if not groups:
         return NotChecked("train-valid-leak", "no evaluation of the trained network on enough rows was seen")
-    return (f for e in groups if (f := _leak_in(train[e.root], e, groups)))
+    taught = [b for b in seen.train_batches() if b.n_hashed >= FEW_HASHED]
+    return (f for e in groups if not _teaches(e, taught) and (f := _leak_in(train[e.root], e, groups)))
+
+
+def _teaches(e: BatchesSeen, train: list[BatchesSeen]) -> bool:
+    """Whether every batch of it went to another network in training as well: a teacher is asked, nothing is scored."""
+    return any(b.root != e.root and abs(b.n_batches - e.n_batches) <= 1 and b.n_hashed == e.n_hashed for b in train)
 
 
 def _by_place(e: BatchesSeen) -> float:
@@ -134,7 +141,7 @@ def _by_content(e: BatchesSeen) -> float:
     if e.n_hashed < FEW_HASHED:
         return 0.0
     rows = min(e.n_distinct_of, e.dataset_rows or e.n_distinct_of)
-    chance = reading.row_size(e) < WIDE_ROW and e.n_hashed < DISTINCT * rows
+    chance = reading.row_size(e) < WIDE_ROW and e.n_varied < VARIED and e.n_hashed < DISTINCT * rows
     had = e.in_train if e.trained_first is None else e.trained_first
     return 0.0 if chance else had / e.n_hashed
 

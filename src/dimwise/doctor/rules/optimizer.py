@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import pairwise
 
 from dimwise.doctor.finding import Finding
 from dimwise.doctor.rules import loop
@@ -30,10 +31,12 @@ def parameters_not_in_optimizer(seen: Seen) -> list[Finding] | None:
 
     Error: the missing layers do not all lie before the first one that is held, and are at most half of the network; or
     the network does not own them (kept in a plain list); or a whole network in training mode whose output meets the
-    loss, as an initialiser left it. A hint: everything before some layer is missing, or most of it, or a whole network
-    in front: the usual shape of a frozen backbone whose requires_grad was left on. Silent: frozen layers; layers
-    without gradients; layers changed by other hands; networks in evaluation mode (a measure of perception); networks
-    that an optimizer built too early explains (``optimizer-holds-stale-parameters``).
+    loss, as an initialiser left it; or a whole network in training mode, while two optimizers hold one and the same
+    other network and step in turn (a generator's optimizer that was given the discriminator). A hint: everything
+    before some layer is missing, or most of it, or a whole network in front: the usual shape of a frozen backbone
+    whose requires_grad was left on. Silent: frozen layers; layers without gradients; layers changed by other hands;
+    networks in evaluation mode (a measure of perception); networks that an optimizer built too early explains
+    (``optimizer-holds-stale-parameters``).
     """
     if not any(o.n_steps >= STEPS for o in seen.optimizers.values()) or _stale(seen):
         return None
@@ -47,8 +50,11 @@ def parameters_not_in_optimizer(seen: Seen) -> list[Finding] | None:
         severity = _how_bad(seen, root, missing, held)
         if severity is None:
             continue
-        optimizer = next((o for o in seen.optimizers.values() if root.key in o.roots), None) or next(
-            o for o in seen.optimizers.values() if o.n_steps
+        twin = None if held else _twin(seen)
+        optimizer = (
+            next((o for o in seen.optimizers.values() if root.key in o.roots), None)
+            or twin
+            or next(o for o in seen.optimizers.values() if o.n_steps)
         )
         loose = [x for x in missing if not x.registered]
         n_lost = sum(x.n_params for x in missing)
@@ -66,6 +72,7 @@ def parameters_not_in_optimizer(seen: Seen) -> list[Finding] | None:
                 f"{_names(missing, root)} of {root.kind} ({number(n_lost)} parameters) got gradients, never changed; "
                 f"{optimizer.kind}{f' ({optimizer.place})' if optimizer.place else ''} stepped {optimizer.n_steps} "
                 f"times with {count(optimizer.n_tensors, 'tensor')}, none of them theirs"
+                + (f"; another {twin.kind} holds the same ones" if twin else "")
                 + (f"; {count(len(loose), 'layer is', 'layers are')} not registered in {root.kind}" if loose else ""),
                 remedy,
                 optimizer.place or root.place,
@@ -86,13 +93,28 @@ def _how_bad(seen: Seen, root: RootSeen, missing: list[LayerSeen], held: list[La
         new = any(t for t in told) and not any(t is False for t in told)
         if meets_loss and new:
             return "error"
-        return "hint"
+        return "error" if _twin(seen) else "hint"
     if any(not x.registered for x in missing):
         return "error"
     first_held = min((x.order for x in held if x.order), default=0)  # 0: never called as a module
     if all(x.order < first_held for x in missing):
         return "hint"
     return "error" if len(missing) <= MINOR_FRAC * (len(missing) + len(held)) else "hint"
+
+
+def _twin(seen: Seen) -> OptimizerSeen | None:
+    """The later one of two optimizers that hold all of the same network and step in turn."""
+    for one in seen.optimizers.values():
+        for other in seen.optimizers.values():
+            same = one.roots == other.roots and len(one.roots) == 1 and one.n_params == other.n_params
+            if one.key >= other.key or not same or one.roots[0] not in seen.roots:
+                continue
+            if one.n_params != seen.roots[one.roots[0]].n_trainable:
+                continue
+            turns = [e.who for e in seen.of("step") if e.who in (one.key, other.key)]
+            if sum(a != b for a, b in pairwise(turns)) >= STEPS:
+                return other
+    return None
 
 
 def _names(layers: list[LayerSeen], root: RootSeen) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from dimwise.doctor.finding import Finding, Place
 from dimwise.doctor.rules.trace import at, count, cycles, fact, number, where
@@ -19,6 +20,8 @@ PER_BATCH = 0.8
 GradScaler and the rest of an epoch's accumulation fit in."""
 ENOUGH = 10
 """Optimizer steps before anything is said about a ratio of counts."""
+RISEN = 0.5
+"""Share of the configured rate that a warm-up must have reached by the end of the run."""
 LIKE = 0.25
 """How near a schedule's length must come to the optimizer's steps to have been counted in batches."""
 
@@ -34,7 +37,8 @@ def scheduler_misused(seen: Seen) -> list[Finding] | None:
     - The rate died early, whatever the schedule: it fell below 1/1000 of its peak with half of the first epoch, or
       half of a finished run, still to go. ``ReduceLROnPlateau`` may do so later than in the first epoch.
     - A schedule that counts batches, stepped with every epoch: its length is that of the whole run in batches, yet it
-      is stepped less than half as often. Needs the whole run, as does a schedule that is never stepped.
+      is stepped less than half as often; or its warm-up is not half over when the run ends. Needs the whole run, as
+      does a schedule that is never stepped.
 
     Silent: warm-up from 0 (small before the peak), restarts, decay to 0 at the end, one-cycle with every batch, chained
     schedules (only the rate itself is judged).
@@ -197,6 +201,8 @@ def _too_seldom(seen: Seen, told: SchedulerSeen) -> Finding | None:
             "after optimizer.step(), or at the end of each epoch, insert: scheduler.step()",
             0,
         )
+    if (slow := _still_rising(told, rates, n)) is not None:
+        return slow
     total = told.total_steps
     if not total or told.kind in ("LinearLR", "CosineAnnealingWarmRestarts") or abs(total / n - 1) > LIKE:
         return None
@@ -206,6 +212,25 @@ def _too_seldom(seen: Seen, told: SchedulerSeen) -> Finding | None:
         "a schedule that counts batches is stepped with every epoch",
         f"{told.kind} of {total} steps{at(told.place)}, as many as the optimizer's {n}, was stepped only "
         f"{count(told.n_steps, 'time')}{at(told.step_place)}: {still}",
+        f"move scheduler.step(){at(told.step_place)} into the loop over batches, behind optimizer.step()",
+        n,
+    )
+
+
+def _still_rising(told: SchedulerSeen, rates: list[tuple[int, float]], n: int) -> Finding | None:
+    """A warm-up of batches that counts epochs: when the run ends, the rate has only risen and is far from its goal."""
+    values = [rate for _, rate in rates]
+    if told.n_steps < 2 or len(values) < 3 or not told.base_lr or told.kind == "CyclicLR":
+        return None
+    if any(b <= a for a, b in pairwise(values)) or values[-1] >= RISEN * told.base_lr:
+        return None
+    return _finding(
+        told,
+        "warning",
+        "a warm-up that counts batches is stepped with every epoch",
+        f"{where(told.step_place, f'{told.kind}.step()')} ran {count(told.n_steps, 'time')} in {n} optimizer steps: "
+        f"when the run ended the rate had risen to {number(values[-1])}, {number(values[-1] / told.base_lr)} of the "
+        f"{number(told.base_lr)} it was meant to reach",
         f"move scheduler.step(){at(told.step_place)} into the loop over batches, behind optimizer.step()",
         n,
     )

@@ -152,7 +152,9 @@ def _origin(live: Live, root: LiveRoot) -> None:
     root.seen.nan = told
     if module is None or root.inputs is None:
         return
-    if not all(bool(torch.isfinite(t).all()) for t in elements(root.inputs) if t.is_floating_point()):
+    if not all(
+        bool(torch.isfinite(t).all()) for t in elements([root.inputs, root.named_inputs]) if t.is_floating_point()
+    ):
         told["what"] = "input"
         return
     if not all(bool(torch.isfinite(p).all()) for p in module.parameters()):
@@ -165,7 +167,7 @@ def _origin(live: Live, root: LiveRoot) -> None:
     full, live.full = live.full, False
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            module(*root.inputs)
+            module(*root.inputs, **root.named_inputs)
     except Exception:  # noqa: BLE001 - the user's network may need more than its inputs; then the loss is all we name
         return
     finally:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 import weakref
 from typing import Any
 
@@ -32,7 +33,10 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
     live.root_now, live.nested, live.call_order, live.first_leaf_done = module, 0, 0, False
     root.n_calls += 1
     training, grad = module.training, torch.is_grad_enabled()
-    tensors = elements(args)
+    tensors, named = elements(args), {}
+    if not tensors:
+        named = _named_arguments()
+        tensors = sorted(elements(named), key=Tensor.numel, reverse=True)  # stable: inputs come before masks and labels
     rows = next((t.shape[0] for t in tensors if t.dim()), None)
     made = Pass(root.seen.key, None, None, rows, training, grad)
     made.event = live.event(
@@ -42,7 +46,7 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
         root.seen.place = made.event.place
     live.pass_now = made
     if grad:
-        root.inputs = args
+        root.inputs, root.named_inputs = args, named
         _foresee_memory(live, module, args, made)
     if tensors:
         made.batch = inputs.arrive(live, root, made, tensors[0])
@@ -50,6 +54,19 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
             made.event.facts["batch"] = made.batch
     if _owns_parameters(module):
         _first_leaf(live, module, args)
+
+
+def _named_arguments() -> dict[str, Any]:
+    """Named arguments of the call at hand (``model(**batch)``), which PyTorch's global hooks are not given."""
+    frame = sys._getframe(2)
+    for _ in range(6):
+        if frame is None:
+            break
+        if frame.f_code.co_filename == nn.modules.module.__file__:
+            found = frame.f_locals.get("kwargs")
+            return dict(found) if isinstance(found, dict) else {}
+        frame = frame.f_back
+    return {}
 
 
 def after(live: Live, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:

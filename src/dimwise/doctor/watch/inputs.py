@@ -41,6 +41,9 @@ class Kept:
     last_hash: int | None = None
     rows: list[Tensor] = field(default_factory=list)
     labels: list[int] = field(default_factory=list)
+    first_rows: list[Tensor] = field(default_factory=list)
+    n_sampled: int = 0
+    """Rows in it."""
     waiting: Tensor | None = None
     """Rows of the batch at hand, until its labels are known."""
     version: tuple[int, int] | None = None
@@ -82,9 +85,14 @@ def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
     return key
 
 
+def _in_transform() -> bool:
+    """Whether torch.func is at work: there every result is a wrapper without values of its own."""
+    return torch._C._functorch.maybe_current_level() is not None
+
+
 def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
     told = one.seen
-    if x.dim() == 0 or x.numel() == 0 or x.device.type == "meta":
+    if x.dim() == 0 or x.numel() == 0 or x.device.type == "meta" or _in_transform():
         return
     if x.is_floating_point():
         flat = x.reshape(x.shape[0], -1)
@@ -109,6 +117,9 @@ def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
         if fingerprint in one.hashes or len(one.hashes) < _MAX_HASHED:
             one.hashes[fingerprint] = one.hashes.get(fingerprint, 0) + 1
             one.first.setdefault(fingerprint, live.n_batches)
+    if one.n_sampled < _KEEP_ROWS and rows.shape[1] <= _KEEP_WIDTH:
+        one.first_rows.append(rows[: _KEEP_ROWS - one.n_sampled].clone())
+        one.n_sampled += len(one.first_rows[-1])
     told.n_hashed, told.n_distinct_of = len(one.hashes), sum(one.hashes.values()) if told.n_batches < 8 else told.n_rows
     if keep and len(one.rows) < _KEEP_ROWS:
         step = max(1, rows.shape[1] // _KEEP_WIDTH)
@@ -131,7 +142,7 @@ def _writes(one: Kept, x: Tensor) -> None:
 def measure(live: Live, made: Pass, module: nn.Module, x: Tensor) -> None:
     """Scale of what the first layer with weights is given."""
     one = live.kept.get(made.batch if made.batch is not None else -1)
-    if one is None or x.numel() == 0 or x.device.type == "meta":
+    if one is None or x.numel() == 0 or x.device.type == "meta" or _in_transform():
         return
     told = one.seen
     told.first_layer = type(module).__name__
@@ -212,6 +223,7 @@ def conclude(live: Live) -> None:
         for fingerprint, number in one.first.items():
             known[fingerprint] = min(number, known.get(fingerprint, number))
     for one in live.kept.values():
+        one.seen.n_varied = _varied(one)
         if one.seen.purpose == "eval":
             shared = [fingerprint for fingerprint in one.hashes if fingerprint in known]
             one.seen.in_train = len(shared)
@@ -219,6 +231,14 @@ def conclude(live: Live) -> None:
             one.seen.batch_in_train = [(sum(p in known for p in prints), len(prints)) for prints in one.recent]
         elif one.rows:
             one.seen.knn = _neighbours(one)
+
+
+def _varied(one: Kept) -> int:
+    """Columns in which at least half of the distinct first rows have a value of their own."""
+    if not one.first_rows or len({r.shape[1] for r in one.first_rows}) != 1:
+        return 0
+    distinct = torch.cat(one.first_rows).unique(dim=0)
+    return sum(len(column.unique()) >= 0.5 * len(distinct) for column in distinct.t())
 
 
 def _neighbours(one: Kept) -> dict[str, float] | None:

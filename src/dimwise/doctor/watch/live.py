@@ -49,7 +49,9 @@ class LiveRoot:
     """(layer, name of its largest parameter, its module)"""
     first_values: dict[str, Tensor] = field(default_factory=dict)
     inputs: Any = None
-    """(args, kwargs) of the last training pass, until its step."""
+    """Positional arguments of the last training pass, until its step."""
+    named_inputs: dict[str, Any] = field(default_factory=dict)
+    """Its named ones."""
     probe: Tensor | None = None
     """A few values of a parameter no optimizer holds, as of the last backward pass."""
     dead: dict[str, Tensor] = field(default_factory=dict)
@@ -130,13 +132,13 @@ class Live:
     kept: dict[int, Any] = field(default_factory=dict)
     """By key of the BatchesSeen: ``inputs.Kept``."""
     batch_keys: dict[tuple[Any, ...], int] = field(default_factory=dict)
-    steps_at_birth: dict[int, int] = field(default_factory=dict)
-    """By key of a schedule: steps its optimizer had taken when it was made."""
     memory_tried: bool = False
     n_batches: int = 0
     """Batches of all purposes so far."""
     loaders: dict[int, Any] = field(default_factory=dict)
     """id(loader) -> ``loading.LiveLoader``."""
+    schedule_starts: dict[int, int] = field(default_factory=dict)
+    """By key of the SchedulerSeen: steps its optimizer had taken when it was made."""
     registered: Any = None
     """``forward.Registered``: who owns which parameter."""
 

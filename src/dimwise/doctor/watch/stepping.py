@@ -378,7 +378,9 @@ def scheduler_made(live: Live, scheduler: Any, keys: dict[int, int]) -> None:
     told.step_size = getattr(scheduler, "step_size", None)
     gamma = getattr(scheduler, "gamma", None)
     told.gamma = float(gamma) if isinstance(gamma, (int, float)) else None
-    live.steps_at_birth[key] = made.seen.n_steps if made else 0
+    base = getattr(scheduler, "base_lrs", None)
+    told.base_lr = max((float(r) for r in base), default=None) if base else None
+    live.schedule_starts[key] = made.seen.n_steps if made else 0
     live.seen.schedulers[key] = told
 
 
@@ -404,8 +406,8 @@ def schedules_conclude(live: Live) -> None:
     ]
     for told in live.seen.schedulers.values():
         if told.optimizer is not None:
-            taken = live.seen.optimizers[told.optimizer].n_steps
-            told.optimizer_steps = taken - live.steps_at_birth.get(told.key, 0)
+            started = live.schedule_starts.get(told.key, 0)
+            told.optimizer_steps = live.seen.optimizers[told.optimizer].n_steps - started
         told.loader_len = lens[0] if lens else None
 
 
