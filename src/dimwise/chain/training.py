@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dimwise.chain import checked
 from dimwise.chain.recipe import Recipe
 from dimwise.chain.start import Clock, begin, build, read, recorded, reopen
 from dimwise.data import load as load_data
@@ -14,7 +15,7 @@ from dimwise.recipe import as_dict
 from dimwise.runs import folder
 from dimwise.runs.atomic import write_json
 from dimwise.tasks import get
-from dimwise.train import evaluate, fit
+from dimwise.train import evaluate
 
 
 @dataclass(frozen=True)
@@ -63,16 +64,8 @@ def _train(
             data = load_data(recipe.data, data_dir, progress=progress)
             task = get(data.task, label_smoothing=recipe.train.label_smoothing)
         with clock("train"):
-            fitted = fit(
-                build(recipe, data, model),
-                data,
-                task,
-                recipe.train,
-                augment=recipe.augment,
-                run_dir=run_dir,
-                progress=progress,
-                resume=resume,
-            )
+            network = build(recipe, data, model)
+            fitted, checks = checked.fit(network, data, task, recipe, run_dir=run_dir, progress=progress, resume=resume)
         with clock("test"):
             score = evaluate(fitted.model, data.test, data.normalise, task)[1]
         told = {
@@ -81,6 +74,7 @@ def _train(
             "seconds": clock.seconds,
             "steps": fitted.steps,
             "images_per_s": round(fitted.images_per_s, 1),
+            **checks,
         }
         more = {
             "recipe": recipe.name,
