@@ -70,10 +70,6 @@ def _watched(run_dir: Path, progress: Progress, checks: dict[str, Any]) -> Itera
     finally:
         if watching is not None:
             checks |= _harmless(lambda: _conclude(watching, error, run_dir), progress) or {}
-            if error is not None and not isinstance(error, KeyboardInterrupt):
-                for finding in checks.get("checks", ()):
-                    if finding["severity"] == "error":
-                        progress.say(f"doctor: {finding['rule']}: {finding['title']}. {finding['remedy']}")
 
 
 def _begin() -> Watch:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ class TrainResult:
 
     run: Path
     told: dict[str, Any]
+    checks: dict[str, Any] = field(default_factory=dict)
+    """What the doctor found, as in ``result.json``; empty when nobody looked."""
 
     def as_dict(self) -> dict[str, Any]:
         """The contract's object."""
@@ -74,7 +76,6 @@ def _train(
             "seconds": clock.seconds,
             "steps": fitted.steps,
             "images_per_s": round(fitted.images_per_s, 1),
-            **checks,
         }
         more = {
             "recipe": recipe.name,
@@ -88,6 +89,6 @@ def _train(
         if before.get("stages"):  # what a whole run measured of these very weights stays
             folder.mark(run_dir, "failed" if before.get("failure") else "finished")
         else:
-            write_json(run_dir / "result.json", told | more)
+            write_json(run_dir / "result.json", told | more | checks)
             folder.mark(run_dir, "finished")
-    return TrainResult(run_dir, told)
+    return TrainResult(run_dir, told, checks)
