@@ -445,3 +445,14 @@ def test_a_disk_that_fills_up_keeps_the_last_checkpoint(monkeypatch: pytest.Monk
     resumed = dimwise("train", "--resume", "last", "--json")
     assert resumed.code == 0, resumed.err
     assert resumed.told["steps"] == 30
+
+
+def test_what_the_doctor_finds_is_told_in_one_line_at_the_end(tmp_path: Path) -> None:
+    wild = (*TINY, "--set", "train.lr=1", "--set", "train.label_smoothing=0", "--runs-dir", str(tmp_path))
+    done = dimwise("train", "digits", *wild)
+    (line,) = done.err.splitlines()
+    assert line.startswith("doctor: error: lr-too-high"), done.err
+    (run,) = tmp_path.iterdir()
+    assert json.loads((run / "result.json").read_text())["checks"][0]["rule"] == "lr-too-high"
+    silent = dimwise("train", "digits", *wild, "--quiet")
+    assert (silent.out, silent.err) == ("", "")

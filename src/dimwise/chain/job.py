@@ -12,7 +12,7 @@ from torch import nn
 
 from dimwise import measure, ship
 from dimwise.chain import candidates as folding
-from dimwise.chain import choose, facts, pictures
+from dimwise.chain import checked, choose, facts, pictures
 from dimwise.chain.candidates import Candidate, Skipped, sizes_within
 from dimwise.chain.recipe import Recipe
 from dimwise.chain.start import Clock, begin, build, read, recorded, reopen, whole
@@ -25,7 +25,7 @@ from dimwise.runs.atomic import write_json
 from dimwise.ship import Parity
 from dimwise.ship.artifact import describe as describe_preprocessing
 from dimwise.tasks import Task, get
-from dimwise.train import Fitted, evaluate, evaluating, fit, predict_outputs
+from dimwise.train import Fitted, evaluate, evaluating, predict_outputs
 from dimwise.train.feed import check, first_batch
 from dimwise.train.optimizer import optimizer
 
@@ -113,16 +113,7 @@ def _run(
             task = get(data.task, label_smoothing=recipe.train.label_smoothing)
         with clock("train"):
             network = with_named_outputs(build(recipe, data, model), recipe, data, task)
-            fitted = fit(
-                network,
-                data,
-                task,
-                recipe.train,
-                augment=recipe.augment,
-                run_dir=run_dir,
-                progress=progress,
-                resume=resume,
-            )
+            fitted, checks = checked.fit(network, data, task, recipe, run_dir=run_dir, progress=progress, resume=resume)
             fitted = whole(fitted, run_dir) if resume else fitted
             fitted.model.cpu()  # what follows is measured where it will be served
         with clock("fold"), progress.stage("fold", len(recipe.fold.candidates) + 1) as bar:
@@ -154,7 +145,7 @@ def _run(
             pictures.save(run_dir, fitted.model, shown, data)
         kept = chosen.name if chosen else folding.TRAINED
         told = facts.contract(run_dir, data, task, stages, kept, artifact, parity, clock.seconds)
-        told |= facts.details(recipe, data, fitted, found, reasons, skipped, told, failure)
+        told |= facts.details(recipe, data, fitted, found, reasons, skipped, told, failure) | checks
         write_json(run_dir / "result.json", told)
         folder.mark(run_dir, "failed" if failure else "finished")
     return Result(run_dir, told, failure)

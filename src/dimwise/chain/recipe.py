@@ -69,6 +69,8 @@ class Recipe:
     """Names the run folder: letters, digits, '_', '.', '-'. Default: the name of the file."""
     summary: str = ""
     """One sentence for the list of recipes. Default: none."""
+    doctor: bool = True
+    """Whether the doctor watches the first steps of the training; the weights are the same. Default: yes."""
     data: DataConfig = DataConfig()
     augment: AugmentConfig = AugmentConfig()
     model: ModelConfig = ModelConfig()

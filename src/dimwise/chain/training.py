@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from dimwise.chain import checked
 from dimwise.chain.recipe import Recipe
 from dimwise.chain.start import Clock, begin, build, read, recorded, reopen
 from dimwise.data import load as load_data
@@ -14,7 +15,7 @@ from dimwise.recipe import as_dict
 from dimwise.runs import folder
 from dimwise.runs.atomic import write_json
 from dimwise.tasks import get
-from dimwise.train import evaluate, fit
+from dimwise.train import evaluate
 
 
 @dataclass(frozen=True)
@@ -23,6 +24,8 @@ class TrainResult:
 
     run: Path
     told: dict[str, Any]
+    checks: dict[str, Any] = field(default_factory=dict)
+    """What the doctor found, as in ``result.json``; empty when nobody looked."""
 
     def as_dict(self) -> dict[str, Any]:
         """The contract's object."""
@@ -63,16 +66,8 @@ def _train(
             data = load_data(recipe.data, data_dir, progress=progress)
             task = get(data.task, label_smoothing=recipe.train.label_smoothing)
         with clock("train"):
-            fitted = fit(
-                build(recipe, data, model),
-                data,
-                task,
-                recipe.train,
-                augment=recipe.augment,
-                run_dir=run_dir,
-                progress=progress,
-                resume=resume,
-            )
+            network = build(recipe, data, model)
+            fitted, checks = checked.fit(network, data, task, recipe, run_dir=run_dir, progress=progress, resume=resume)
         with clock("test"):
             score = evaluate(fitted.model, data.test, data.normalise, task)[1]
         told = {
@@ -94,6 +89,6 @@ def _train(
         if before.get("stages"):  # what a whole run measured of these very weights stays
             folder.mark(run_dir, "failed" if before.get("failure") else "finished")
         else:
-            write_json(run_dir / "result.json", told | more)
+            write_json(run_dir / "result.json", told | more | checks)
             folder.mark(run_dir, "finished")
-    return TrainResult(run_dir, told)
+    return TrainResult(run_dir, told, checks)

@@ -56,3 +56,12 @@ def pairs(values: dict[str, Any]) -> None:
 def warn(line: str) -> None:
     """One line on standard error."""
     print(f"dimwise: {' '.join(line.split())}", file=sys.stderr)
+
+
+def findings(result: dict[str, Any], *, silent: bool) -> None:
+    """The doctor's errors and warnings about a run, one line each, on standard error."""
+    if not silent and result.get("checks"):
+        from dimwise.view.findings import brief
+
+        for line in brief(result):
+            print(line, file=sys.stderr)

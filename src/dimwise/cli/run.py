@@ -50,6 +50,7 @@ def run(
     if not (quiet or as_json):
         _stages.show(result.as_dict())
         print(f"report: {page}")
+    _out.findings(result.as_dict(), silent=quiet)
     if result.failure is not None:
         _out.warn(str(result.failure))
     if as_json:

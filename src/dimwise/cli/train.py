@@ -57,6 +57,7 @@ def train(
         _out.emit(result.as_dict())
     elif not quiet:
         _show(result.as_dict(), page)
+    _out.findings(result.checks, silent=quiet)
     return 0
 
 

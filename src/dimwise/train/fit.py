@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ def fit(
     step: StepFunction = plain_step,
     progress: Progress = SILENT,
     resume: bool = False,
+    watched: Callable[[], AbstractContextManager[Any]] = nullcontext,
 ) -> Fitted:
     """Train ``model`` in place and return it with the weights that were kept.
 
@@ -57,6 +59,8 @@ def fit(
         progress: where progress is shown.
         resume: continue from the checkpoint in ``run_dir``, exactly: with the same initial model, data and config. A
             run that was stopped before its first checkpoint starts again.
+        watched: what looks on, opened around the steps alone: after arithmetic was chosen by the clock, and not around
+            a compiled network, which would be compiled anew.
 
     Raises:
         NonFiniteLoss: when the loss becomes NaN or infinite; names step, module and last checkpoint.
@@ -98,7 +102,8 @@ def fit(
                 moving.scaler = torch.amp.GradScaler(device.type)
             # The compiled face shares the weights; only forward and backward go through it.
             stepping = step if face is model else _through(face, step)
-            return Job(moving, source, task, config, choice, stepping, folder, progress).run(saved)
+            with watched() if face is model else nullcontext():
+                return Job(moving, source, task, config, choice, stepping, folder, progress).run(saved)
 
 
 def _device(config: TrainConfig) -> torch.device:

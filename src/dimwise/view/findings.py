@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Mapping, Sequence
+from typing import IO, Any
 
 from dimwise.doctor.finding import Finding, Report
 
@@ -48,7 +48,25 @@ def _lines(finding: Finding) -> list[object]:
     lines.append(Padding(Text(finding.evidence), (0, 0, 0, 2)))
     lines.append(Padding(Text("→ ", style="green").append(finding.remedy), (0, 0, 0, 2)))
     if finding.proof:
-        lines.append(
-            Padding(Text(f"proof: {finding.proof.get('summary', finding.proof)}", style="green"), (0, 0, 0, 2))
-        )
+        proof = f"proof: {finding.proof.get('summary', finding.proof)}"
+        lines.append(Padding(Text(proof, style="green"), (0, 0, 0, 2)))
+    return lines
+
+
+def brief(told: Mapping[str, Any]) -> list[str]:
+    """One line for each error and warning of a run's result; what is only a hint stays in the report.
+
+    Example:
+        >>> where = {"file": "net.py", "line": 7, "module": None, "step": 3}
+        >>> found = {"rule": "lr-too-high", "severity": "error", "title": "the rate is too high", "remedy": "lr=0.1"}
+        >>> brief({"checks": [found | {"where": where}]})
+        ['doctor: error: lr-too-high (net.py:7): the rate is too high; lr=0.1']
+    """
+    lines = []
+    for finding in told.get("checks", ()):
+        if finding["severity"] in ("error", "warning"):
+            file, line = finding["where"]["file"], finding["where"]["line"]
+            place = f" ({str(file).replace(chr(92), '/').rpartition('/')[2]}:{line})" if file else ""
+            text = f"{finding['severity']}: {finding['rule']}{place}: {finding['title']}; {finding['remedy']}"
+            lines.append(f"doctor: {text}")
     return lines

@@ -59,7 +59,8 @@ def begin(spool: Path | None = None, *, max_steps: int | None = None) -> Watch:
 
     Args:
         spool: folder where what was seen is written from time to time and at the end; None keeps it in memory.
-        max_steps: optimizer steps after which it looks away for good.
+        max_steps: optimizer steps after which it looks away for good; without a spool, everything is given back then,
+            so that the rest of the training costs nothing.
     """
     watch = Watch(spool=spool, max_steps=max_steps)
     live = watch.live
@@ -286,7 +287,9 @@ def _wrap(watch: Watch) -> None:
     def autograd_backward(original: Any) -> Any:
         def run(tensors: Any, *args: Any, **kwargs: Any) -> Any:
             if not is_compiling() and not _idle(watch):
-                if live.full:
+                if watch.spool is None and watch.max_steps is not None and live.step >= watch.max_steps:
+                    end(watch)  # not from a step's own hook, which may not change the hooks it is one of
+                elif live.full:
                     forward_abandon(live)
                     retain, create = bool(kwargs.get("retain_graph")), bool(kwargs.get("create_graph"))
                     _guarded(watch, lambda: backward.before(live, tensors, retain=retain, create_graph=create))

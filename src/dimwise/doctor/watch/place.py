@@ -11,11 +11,12 @@ from dimwise.doctor.finding import Place
 
 _PACKAGE = str(Path(__file__).resolve().parents[2])
 _GALLERY = str(Path(_PACKAGE) / "lab" / "mistakes")
+# "scripts" is where installed commands lie (`dimwise`, `torchrun`): theirs is never the line to change.
 _LIBRARIES = tuple(
     {
         str(Path(p)) + "/"
         for k, p in sysconfig.get_paths().items()
-        if k in ("stdlib", "platstdlib", "purelib", "platlib")
+        if k in ("stdlib", "platstdlib", "purelib", "platlib", "scripts")
     }
 )
 
