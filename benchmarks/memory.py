@@ -170,7 +170,11 @@ def measure_one(name: str, batch: int, precision: str) -> dict[str, Any]:
     inference = allocated(infer)
     model, x, y = case(name, batch)
     told = predict_memory(
-        model, x, precision, task_loss=lambda out: F.cross_entropy(out, torch.empty_like(y, device="cpu")), optimizer=adam
+        model,
+        x,
+        precision,
+        task_loss=lambda out: F.cross_entropy(out, torch.empty_like(y, device="cpu")),
+        optimizer=adam,
     )
     return {
         "name": name,
@@ -229,9 +233,7 @@ def main() -> None:
             f"{median:.1f} %, {max(errors):.1f} %",
             median <= 5 and max(errors) <= 15,
         )
-    record.runs(
-        "resident over predicted", [r["resident_training"] / r["predicted_training"] for r in rows], "ratio"
-    )
+    record.runs("resident over predicted", [r["resident_training"] / r["predicted_training"] for r in rows], "ratio")
     print(record.write())
 
 

@@ -47,10 +47,8 @@ def reordered(
     """
     if x.device.type != "cpu" or transposed or _is_last(x) or _is_last(weight):
         return 0
-    told = torch._C._select_conv_backend(
-        x, weight, None, stride, padding, dilation, transposed, output_padding, groups
-    )
-    if told != torch._C._ConvBackend.Mkldnn:
+    told = torch._C._select_conv_backend(x, weight, None, stride, padding, dilation, transposed, output_padding, groups)
+    if told.name != "Mkldnn":
         return 0
     values = _blocked(x) + _blocked(y)
     values += weight[0, 0].numel() * _filled(weight.shape[0]) * _filled(weight.shape[1])

@@ -102,7 +102,7 @@ def predict_memory(
 
     Args:
         model: is left as it was, on the CPU or on CUDA.
-        batch: an input (B, ...), of which only shape and type matter (the meta device will do), or a shape, for float32.
+        batch: an input (B, ...), of which only shape and type matter (a meta tensor will do), or a shape, for float32.
         precision: fp32, or bf16 for autocast in forward.
         task_loss: outputs → scalar loss; None takes the mean square of the outputs. Tensors that it brings along
             (targets) must be made inside it, or are counted from their first use.
@@ -139,9 +139,13 @@ def predict_memory(
         ) from error
     except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
-            f"the network cannot take input of shape {shape} and type {str(dtype).removeprefix('torch.')}: {_line(error)}",
+            f"the network cannot take input of shape {shape} and type {_type(dtype)}: {_line(error)}",
             next_step="Give one batch as the network is called with it.",
         ) from error
+
+
+def _type(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
 
 
 def _line(error: Exception) -> str:
