@@ -68,9 +68,9 @@ def test_convolutions_take_at_least_what_is_live(name: str) -> None:
 
 def test_bf16_halves_activations_and_keeps_weights() -> None:
     deep = nn.Sequential(nn.Linear(B, B), *[nn.Tanh() for _ in range(30)])
-    wide, narrow = (predict_memory(deep, (4096, B), p).training for p in ("fp32", "bf16"))
+    wide, narrow = (predict_memory(deep, (4096, B), p, task_loss=Tensor.sum).training for p in ("fp32", "bf16"))
     assert narrow.parameters == wide.parameters == 4 * (B * B + B)
-    assert narrow.activations == pytest.approx(wide.activations / 2, rel=0.15)
+    assert narrow.activations == pytest.approx(wide.activations / 2, rel=0.1)
 
 
 def test_the_parts_of_one_layer() -> None:
