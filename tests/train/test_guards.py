@@ -67,7 +67,7 @@ def test_other_threads_have_no_signals() -> None:
 
 
 def test_far_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guards.os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
     with pytest.raises(UserError, match=r"train\.threads is 9 but this machine has 2 cores; expected at most 8"):
         guards.require_threads(9)
     guards.require_threads(8)
