@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from dimwise import chain, models, ship
 from dimwise.data import load as load_data
-from dimwise.errors import BudgetError, ModelError, NonFiniteLoss, RecipeError, RunError
+from dimwise.errors import BudgetError, NonFiniteLoss, RecipeError, RunError
 from dimwise.runs import folder, metrics
 from dimwise.tasks import get
 from dimwise.train import evaluate
