@@ -41,6 +41,20 @@ def row_of(told: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def summarise(record: Record) -> None:
+    """Both forms' accuracies with their spread, rules that show no harm, and whether every mended form finished."""
+    pairs = record.figures["pairs"]
+    accuracies = [r for r in pairs if r["name"] != "loss" and r["broken"] is not None and r["mended"] is not None]
+    for form in ("broken", "mended"):
+        record.runs(f"accuracy_{form}", [r[form] for r in accuracies], "share")
+    no_harm = {r["slug"] for r in accuracies if r["broken"] >= r["mended"] - 0.01}
+    record.figures["within_one_point_somewhere"] = sorted(no_harm)
+    measured = {r["slug"] for r in pairs}
+    record.target("rules with a measured pair", f"{len(MISTAKES)}", f"{len(measured)}", measured == set(MISTAKES))
+    ended = [r for r in pairs if r["mended_returncode"] == 0 and r["mended"] is not None]
+    record.target("mended forms that end with a score", f"{len(pairs)}", f"{len(ended)}", len(ended) == len(pairs))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--archs", default="cnn,lstm,transformer")
@@ -61,9 +75,7 @@ def main() -> None:
     )
     place = {slug: number for number, slug in enumerate(MISTAKES)}
     record.figures["pairs"] = [rows[key] for key in sorted(rows, key=lambda k: (place[k[0]], k[1], k[2]))]
-    accuracies = [r for r in record.figures["pairs"] if r["name"] != "loss" and r["broken"] is not None]
-    no_harm = sorted({r["slug"] for r in accuracies if r["broken"] >= r["mended"] - 0.01})
-    record.figures["within_one_point_somewhere"] = no_harm
+    summarise(record)
     record.notes += [
         "a score named loss is better when lower; null: the script ended before its last line, as batch-too-large must",
         "seconds are of whole processes, imports included, on a machine that did other things; they are no timing",

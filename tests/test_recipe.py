@@ -116,7 +116,13 @@ def test_every_field_of_training_is_documented_with_its_default() -> None:
         ({"inner": {"size": 0}}, r"inner\.size = 0 is not valid; expected greater than or equal to 1"),
         ({"inner": {"kind": "c"}}, r"inner\.kind = 'c' is not valid; expected 'a' or 'b'"),
         ({"inner": 3}, "inner = 3 is not valid"),
-        ({"flag": "perhaps", "maybe": "x"}, r"maybe = 'x' is not valid; expected .*\. 1 more after this one\."),
+        (
+            {"numbers": "perhaps", "maybe": []},
+            r"numbers = 'perhaps' is not valid; expected .*\. 1 more after this one\.",
+        ),
+        ({"inner": {"size": True}}, r"recipe: inner\.size = True is not valid; expected a number"),
+        ({"inner": {"size": "3"}}, r"inner\.size = '3' is not valid; expected a number"),
+        ({"flag": 1}, r"flag = 1 is not valid; expected true or false"),
         ({"zzz": 1}, r"unknown key 'zzz'; expected one of: text, numbers, words, maybe, flag, inner\.$"),
     ],
 )

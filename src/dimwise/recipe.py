@@ -56,6 +56,7 @@ def build(cls: type[T], tree: Mapping[str, Any], source: str = "recipe") -> T:
     from pydantic import TypeAdapter, ValidationError
 
     _refuse_unknown(cls, tree, source, ())
+    _refuse_other_kinds(cls, tree, source, ())
     try:
         return TypeAdapter(cls).validate_python(dict(tree))
     except ValidationError as error:
@@ -96,6 +97,24 @@ def _refuse_unknown(cls: type, tree: Mapping[str, Any], source: str, path: tuple
         part = parts[key]
         if part is not None and isinstance(value, Mapping):
             _refuse_unknown(part, value, source, (*path, key))
+
+
+def _refuse_other_kinds(cls: type, tree: Mapping[str, Any], source: str, path: tuple[str, ...]) -> None:
+    """Pydantic would read ``true`` as 1 and ``"3"`` as 3; TOML has a kind for each, so the writer meant another key."""
+    hints, parts = get_type_hints(cls), _parts(cls)
+    for key, value in tree.items():
+        part = parts[key]
+        if part is not None:
+            if isinstance(value, Mapping):
+                _refuse_other_kinds(part, value, source, (*path, key))
+            continue
+        wanted = ""
+        if hints[key] in (int, float) and isinstance(value, (bool, str)):
+            wanted = "a number"
+        elif hints[key] is bool and not isinstance(value, bool):
+            wanted = "true or false"
+        if wanted:
+            raise RecipeError(f"{source}: {'.'.join((*path, key))} = {value!r} is not valid", expected=wanted)
 
 
 def parse(text: str, source: str = "recipe") -> dict[str, Any]:

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from dimwise import chain, models, ship
 from dimwise.data import load as load_data
-from dimwise.errors import BudgetError, ModelError, NonFiniteLoss, RunError
+from dimwise.errors import BudgetError, NonFiniteLoss, RecipeError, RunError
 from dimwise.runs import folder, metrics
 from dimwise.tasks import get
 from dimwise.train import evaluate
@@ -117,9 +117,9 @@ def test_a_users_own_network_goes_the_whole_way(tmp_path, monkeypatch):
         chain.resume(result.run)
 
 
-def test_a_recipe_may_not_name_code(tmp_path):
-    with pytest.raises(ModelError, match="not in the table"):
-        chain.run(chain.load("digits", ["model.name='own_nets:small'"]), runs_dir=tmp_path)
+def test_a_recipe_may_not_name_code():
+    with pytest.raises(RecipeError, match="A recipe runs no code: name your own with --model"):
+        chain.load("digits", ["model.name='own_nets:small'"])
 
 
 def test_a_loss_that_explodes_stops_the_run_and_is_marked(tmp_path):

@@ -133,7 +133,7 @@ def test_run_takes_a_network_of_ones_own_and_may_be_quiet() -> None:
     [
         (["run", "digist"], "unknown recipe 'digist'; expected a .toml file or one of: "),
         (["run", "digits", "--set", "train.epohcs=3"], "unknown key 'train.epohcs'"),
-        (["run", "digits", "--set", "model.name=mpl"], "unknown model 'mpl'"),
+        (["run", "digits", "--set", "model.name=mpl"], "model.name = 'mpl' is not valid"),
         (["run", "digits", "--model", "nowhere:net"], "there is no module 'nowhere'"),
         (["run", "digits", "--runs-dir", "file"], "runs folder 'file' cannot be written"),
         (["train", "digits", "--runs-dir", "file/runs"], "runs folder 'file/runs' cannot be written"),
@@ -166,7 +166,7 @@ def test_a_mistake_leaves_no_run(tmp_path: Path) -> None:
     Path("own_torn_file.py").write_text("def net(:\n")
     for words, line in (
         (["--set", "data.source=folder", "--set", "data.path=gone"], "gone"),
-        (["--set", "model.name=mpl"], "unknown model 'mpl'"),
+        (["--set", "model.name=mpl"], "model.name = 'mpl' is not valid"),
         (["--model", "nowhere:net"], "there is no module 'nowhere'"),
         (["--model", "own_torn_file:net"], "module 'own_torn_file' cannot be imported: SyntaxError: "),
         (["--model", "own_bad_nets:raises"], "own_bad_nets:raises raised ValueError: no. It was called for inputs"),

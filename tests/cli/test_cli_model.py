@@ -80,3 +80,18 @@ def test_env_tells_versions_and_threads(capsys: Captured) -> None:
     assert found["threads"] >= 1
     assert cli.main(["env"]) == 0
     assert f"python        {found['python']}\n" in capsys.readouterr().out
+
+
+def test_show_with_an_input_the_network_does_not_take(
+    capsys: Captured, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("their_norm_nets.py").write_text("from torch import nn\n\ndef net():\n    return nn.BatchNorm2d(1)\n")
+    for name, shape, said in (
+        ("their_norm_nets:net", "4", "the network cannot take input of shape (1, 4): expected 4D input"),
+        ("mlp", "3×99999×99999", "mlp cannot be made for inputs of 3×99999×99999: "),
+    ):
+        assert cli.main(["model", "show", name, "--input", shape]) == 2
+        told = capsys.readouterr().err
+        assert said in told
+        assert told.count("\n") == 1

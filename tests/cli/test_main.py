@@ -219,3 +219,18 @@ def test_a_reader_that_went_away_gets_no_traceback(unbuffered: str) -> None:
     os.close(write)
     assert done.returncode == 141
     assert done.stderr == ""
+
+
+def test_a_name_that_is_no_utf8_is_printed_as_it_is() -> None:
+    script = r"""
+import sys, types
+from dimwise import cli
+module = types.ModuleType("odd")
+module.main = lambda words: print("a run in \udcff") or 0
+sys.modules["odd"] = module
+cli.COMMANDS["odd"] = ("odd", "")
+sys.exit(cli.main(["odd"]))
+"""
+    env = {**os.environ, "PYTHONIOENCODING": "utf-8", "LC_ALL": "C.UTF-8"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, check=False, env=env)
+    assert (done.returncode, done.stdout) == (0, b"a run in \xff\n"), done.stderr

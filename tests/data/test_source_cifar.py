@@ -26,7 +26,9 @@ def write_python10(folder):
         x, y = pictures(20, i)
         batch = {"batch_label": name, "labels": y.tolist(), "data": x.reshape(20, -1), "filenames": ["f"] * 20}
         (folder / name).write_bytes(pickle.dumps(batch, protocol=2))
-    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(CIFAR10)}, protocol=2))
+    (folder / "batches.meta").write_bytes(
+        pickle.dumps({"label_names": [name.encode() for name in CIFAR10]}, protocol=2)
+    )
 
 
 def write_binary10(folder):

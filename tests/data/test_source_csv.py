@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 
 import numpy as np
@@ -197,3 +198,17 @@ def test_files_that_are_no_table(tmp_path):
     path.mkdir()
     with pytest.raises(DataError, match=r"cars\.csv is a folder; expected a CSV file"):
         load(config, tmp_path)
+
+
+def test_a_damaged_gzip_is_one_line(tmp_path):
+    rows = "a,y\n" + "".join(f"{i * 7919 % 1000},{i % 2}\n" for i in range(3000))
+    content = bytearray(gzip.compress(rows.encode()))
+    content[30:90] = b"\xff" * 60
+    (tmp_path / "t.csv.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"t\.csv\.gz cannot be read as a table"):
+        load(DataConfig(source="csv", path="t.csv.gz", target="y"), tmp_path)
+    with pytest.raises(DataError, match=r"t\.csv\.gz cannot be read as a table"):
+        read_csv(tmp_path / "t.csv.gz")
+    (tmp_path / "u.csv.gz").write_bytes(gzip.compress(rows.encode())[:-1000])  # its header is whole
+    with pytest.raises(DataError, match=r"u\.csv\.gz cannot be read as a table"):
+        load(DataConfig(source="csv", path="u.csv.gz", target="y"), tmp_path)

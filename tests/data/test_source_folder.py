@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import sys
+from pathlib import Path
+
 import numpy as np
 import psutil
 import pytest
@@ -136,3 +140,20 @@ def test_more_than_fits_into_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(psutil, "virtual_memory", lambda: real._replace(available=1000))
     with pytest.raises(DataError, match=r"20 pictures of 3×6×8 bytes take .* Set a smaller data\.image_size"):
         read(tmp_path)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only here may file names be any bytes")
+def test_names_that_are_no_utf8_become_text_that_can_be_written(tmp_path):
+    paint(tmp_path / "pets")
+    place = os.fsencode(tmp_path / "pets")
+    for name in (b"c\xe9t", b"c\xeat"):
+        Path(os.fsdecode(place + b"/" + name)).mkdir()
+        for i in range(10):
+            Path(tmp_path, f"pets/cat/{i:03d}.png").rename(os.fsdecode(place + b"/" + name + b"/%03d.png" % i))
+        paint(tmp_path / "pets", names=("cat",))
+    Path(os.fsdecode(place + b"/dog/\xff.png")).write_bytes(b"no picture")
+    data = read(tmp_path, skip_corrupt=True)
+    assert len(set(data.labels)) == 4
+    assert data.labels[1:3] == (r"c\xe9t", r"c\xeat")
+    assert r"dog/\xff.png cannot be read" in "".join(data.notes)
+    "".join((*data.labels, *data.notes)).encode()

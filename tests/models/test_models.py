@@ -14,8 +14,10 @@ import torch
 from torch import nn
 
 import dimwise.models
-from dimwise.errors import ModelError
+from dimwise import recipe
+from dimwise.errors import ModelError, RecipeError
 from dimwise.models import MODELS, USUAL, build, from_name
+from dimwise.models.config import ModelConfig
 
 # input small enough for a quick test, large enough for the network
 SMALL = {name: (1, 28, 28) if name in ("guide_cnn", "lenet5", "fast_cnn") else (3, 16, 16) for name in MODELS}
@@ -335,3 +337,22 @@ class TestFromName:
     def test_errors_name_what_is_wrong(self, theirs: str, name: str, message: str) -> None:
         with pytest.raises(ModelError, match=message):
             from_name(name, (4,), 3)
+
+
+def test_a_network_in_place_of_its_builder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("their_made_nets.py").write_text("from torch import nn\n\nnet = nn.Linear(4, 3)\n")
+    try:
+        with pytest.raises(ModelError, match=r"their_made_nets:net is a network; expected a function or a class"):
+            from_name("their_made_nets:net", (4,), 3)
+    finally:
+        sys.modules.pop("their_made_nets", None)
+
+
+def test_a_recipe_with_an_unknown_network_is_refused_when_it_is_read() -> None:
+    said = r"name = 'resnet21' is not valid; expected a network .* did you mean 'resnet20'\?"
+    with pytest.raises(RecipeError, match=said):
+        recipe.build(ModelConfig, {"name": "resnet21"}, "my.toml")
+    with pytest.raises(RecipeError, match=r"'os:system' is not valid; .*--model"):
+        recipe.build(ModelConfig, {"name": "os:system"})
+    assert all(recipe.build(ModelConfig, {"name": name}).name == name for name in MODELS)

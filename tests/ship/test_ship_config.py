@@ -40,7 +40,9 @@ def test_config_goes_through_toml() -> None:
     assert recipe.build(ship.ShipConfig, recipe.parse(recipe.to_toml(config))) == config
 
 
-@pytest.mark.parametrize("bad", [{"threads": 0}, {"batches": [0]}, {"opset": 7}, {"parity_tolerance": 0.0}])
+@pytest.mark.parametrize(
+    "bad", [{"threads": 0}, {"batches": [0]}, {"batches": []}, {"opset": 7}, {"parity_tolerance": 0.0}]
+)
 def test_values_out_of_range(bad: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=next(iter(bad))):
         recipe.build(ship.ShipConfig, bad)

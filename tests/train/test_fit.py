@@ -542,3 +542,39 @@ def test_augmentation_and_loaders() -> None:
 def test_cuda_that_is_not_there() -> None:
     with pytest.raises(UserError, match=r"train\.device is 'cuda' but this machine has none"):
         fit(mlp(), rows(), config=config(device="cuda"))
+
+
+class TwoOutputs(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(3, 2)
+
+    def forward(self, x: Tensor) -> Any:
+        return self.inner(x), x
+
+
+def test_a_network_that_returns_no_tensor_is_refused() -> None:
+    with pytest.raises(ModelError, match=r"the network returns a tuple; expected one tensor of shape \(B, outputs\)"):
+        fit(TwoOutputs(), rows(), config=config())
+
+
+def test_a_network_with_more_outputs_than_labels_is_refused() -> None:
+    x, y = rows()
+    split = Split(x, y)
+    data = Data("d", split, split, split, ("no", "yes"), Normalise(1.0, (0.0,) * 3, (1.0,) * 3))
+    with pytest.raises(ModelError, match="the network has 3 outputs; expected 2, one for each label of 'd'"):
+        fit(nn.Linear(3, 3), data, config=config())
+    fit(nn.Linear(3, 3), (x, y), config=config())  # tensors have no labels to count
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ("digits", "the data is a str; expected dimwise data, a pair of tensors"),
+        ((np.zeros((4, 3), np.float32), np.zeros(4)), r"a tuple of ndarray, ndarray; expected .*torch\.from_numpy"),
+        ((torch.zeros(4, 3),), "the data is a tuple of Tensor"),
+    ],
+)
+def test_data_of_another_kind_is_refused(data: Any, said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        fit(mlp(), data, config=config())

@@ -9,8 +9,10 @@ import threading
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
-from dimwise.train import guards
+from dimwise.errors import UserError
+from dimwise.train import TrainConfig, fit, guards
 
 
 def test_threads_are_given_back_after_an_error() -> None:
@@ -62,3 +64,12 @@ def test_other_threads_have_no_signals() -> None:
     thread.start()
     thread.join()
     assert found == [False]
+
+
+def test_far_more_threads_than_cores_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    with pytest.raises(UserError, match=r"train\.threads is 9 but this machine has 2 cores; expected at most 8"):
+        guards.require_threads(9)
+    guards.require_threads(8)
+    with pytest.raises(UserError, match=r"train\.threads is 5000"):
+        fit(nn.Linear(3, 2), (torch.zeros(4, 3), torch.zeros(4).long()), config=TrainConfig(threads=5000))

@@ -73,6 +73,16 @@ def test_step_curve_keeps_the_mean_and_is_thinned() -> None:
     assert 0 < epochs[0] < epochs[-1] <= 2
 
 
+def test_the_learning_rate_of_a_run_too_short_for_step_records_is_drawn() -> None:
+    epochs = tuple({"epoch": e, "step": 10 * e + 9, "lr": 0.1 / (e + 1)} for e in range(3))
+    figure = figures.learning_rate(History(epochs))
+    (line,) = figure.axes[0].lines
+    assert list(line.get_xdata()) == [1, 2, 3]
+    assert list(line.get_ydata()) == [0.1, 0.05, 0.1 / 3]
+    (one,) = figures.learning_rate(History(epochs[:1])).axes[0].lines
+    assert one.get_marker() == "o"  # a line of one point is none
+
+
 def test_tradeoff_names_every_stage_and_draws_the_front() -> None:
     figure = figures.tradeoff(STAGES, latency_limit_ms=0.05)
     found = texts(figure)

@@ -46,8 +46,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0
     """
     words = list(sys.argv[1:] if argv is None else argv)
-    if hasattr(sys.stdout, "reconfigure") and "utf" not in sys.stdout.encoding.lower():
-        sys.stdout.reconfigure(errors="replace")  # a terminal without × or ≤ gets a question mark, not a traceback
+    if hasattr(sys.stdout, "reconfigure"):
+        # A terminal without × or ≤ gets a question mark, not a traceback; a file name that is no UTF-8 its own bytes.
+        sys.stdout.reconfigure(errors="surrogateescape" if "utf" in sys.stdout.encoding.lower() else "replace")
     try:
         code = _dispatch(words)
         sys.stdout.flush()

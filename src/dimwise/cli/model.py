@@ -59,12 +59,18 @@ def show(
 
     from dimwise import measure, models
 
-    if ":" in name:
-        if width != 1.0:
-            raise ModelError(f"--width is for the networks of the table, not for {name}")
-        network = models.from_name(name, shape, n_outputs)
-    else:
-        network = models.build(name, shape, n_outputs, width=width)
+    if ":" in name and width != 1.0:
+        raise ModelError(f"--width is for the networks of the table, not for {name}")
+    try:
+        if ":" in name:
+            network = models.from_name(name, shape, n_outputs)
+        else:
+            network = models.build(name, shape, n_outputs, width=width)
+    except RuntimeError as error:  # such as weights that fit no memory
+        reason = str(error).strip().partition("\n")[0][:160]
+        raise ModelError(
+            f"{name} cannot be made for inputs of {_shape_text(shape)}: {reason}", next_step="Name another --input."
+        ) from error
     profile = measure.profile(network.eval(), torch.zeros(1, *shape))
     if as_json:
         import dataclasses

@@ -19,6 +19,7 @@ from __future__ import annotations
 import csv
 import gzip
 import math
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -196,7 +197,7 @@ def read_csv(path: Path) -> dict[str, list[str]]:
                     )
                 for name, cell in zip(names, row + [""] * (len(names) - len(row)), strict=True):
                     columns[name].append(cell)
-        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile) as error:
+        except (UnicodeDecodeError, csv.Error, EOFError, gzip.BadGzipFile, zlib.error) as error:
             raise _not_a_table(path, error) from None
     return columns
 
@@ -212,7 +213,7 @@ def header(path: Path) -> tuple[list[str], str]:
             first = file.readline()
         separator = max(",;\t", key=first.count)
         names = next(csv.reader([first], delimiter=separator), [])
-    except (UnicodeDecodeError, csv.Error, OSError, EOFError) as error:
+    except (UnicodeDecodeError, csv.Error, OSError, EOFError, zlib.error) as error:
         raise _not_a_table(path, error) from None
     if not any(name.strip() for name in names):
         raise DataError(f"{path} is empty or has no names in its first line", expected="a line of column names")

@@ -15,22 +15,27 @@ if TYPE_CHECKING:
     from dimwise.measure.cost import Cost, n_params, state_size_bytes
     from dimwise.measure.machine import device, environment, machine_is_busy
     from dimwise.measure.memory import peak_memory, process_peak_memory
+    from dimwise.measure.prediction import MemoryParts, MemoryPrediction, largest_batch, predict_memory
     from dimwise.measure.profiling import Profile, Row, profile
     from dimwise.measure.timing import Latency, Throughput, latency, throughput, tie
 
 __all__ = [
     "Cost",
     "Latency",
+    "MemoryParts",
+    "MemoryPrediction",
     "Profile",
     "Row",
     "Throughput",
     "device",
     "environment",
     "evaluating",
+    "largest_batch",
     "latency",
     "machine_is_busy",
     "n_params",
     "peak_memory",
+    "predict_memory",
     "process_peak_memory",
     "profile",
     "state_size_bytes",
@@ -41,16 +46,20 @@ __all__ = [
 _EXPORTS = {
     "Cost": "dimwise.measure.cost",
     "Latency": "dimwise.measure.timing",
+    "MemoryParts": "dimwise.measure.prediction",
+    "MemoryPrediction": "dimwise.measure.prediction",
     "Profile": "dimwise.measure.profiling",
     "Row": "dimwise.measure.profiling",
     "Throughput": "dimwise.measure.timing",
     "device": "dimwise.measure.machine",
     "environment": "dimwise.measure.machine",
     "evaluating": "dimwise.measure._state",
+    "largest_batch": "dimwise.measure.prediction",
     "latency": "dimwise.measure.timing",
     "machine_is_busy": "dimwise.measure.machine",
     "n_params": "dimwise.measure.cost",
     "peak_memory": "dimwise.measure.memory",
+    "predict_memory": "dimwise.measure.prediction",
     "process_peak_memory": "dimwise.measure.memory",
     "profile": "dimwise.measure.profiling",
     "state_size_bytes": "dimwise.measure.cost",

@@ -86,11 +86,11 @@ def profile(model: nn.Module, example: Tensor) -> Profile:
     """
     try:
         return _profile(on_meta(model), example.to("meta"))
-    except (RuntimeError, TypeError):
+    except (RuntimeError, TypeError, ValueError, IndexError):
         pass  # something in it needs values, or cannot be copied
     try:
         return _profile(model, example)
-    except RuntimeError as error:
+    except (RuntimeError, TypeError, ValueError, IndexError) as error:
         raise ModelError(
             f"the network cannot take input of shape {tuple(example.shape)}: {str(error).splitlines()[0]}"
         ) from error

@@ -113,11 +113,15 @@ def from_name(name: str, input_shape: tuple[int, ...], n_outputs: int) -> nn.Mod
             expected="package.module:function",
             next_step=nearest(name, MODELS),
         )
-    with _current_folder_on_path():
-        builder = _find(module_name, attribute)
-        made = _call(builder, name, input_shape, n_outputs)
     from torch import nn
 
+    with _current_folder_on_path():
+        builder = _find(module_name, attribute)
+        if isinstance(builder, nn.Module):
+            raise ModelError(
+                f"{name} is a network", expected="a function or a class that makes one", next_step="Name what built it."
+            )
+        made = _call(builder, name, input_shape, n_outputs)
     if not isinstance(made, nn.Module):
         raise ModelError(f"{name} returned a {type(made).__name__}", expected="a torch.nn.Module")
     return made

@@ -4,16 +4,25 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
+from dimwise.errors import nearest
+from dimwise.models import MODELS
 from dimwise.recipe import config
+
+
+def _known(name: str) -> str:
+    if name not in MODELS:
+        hint = "A recipe runs no code: name your own with --model." if ":" in name else nearest(name, MODELS)
+        raise ValueError(f"a network of `dimwise model list`. {hint}".removesuffix(". "))
+    return name
 
 
 @config
 class ModelConfig:
     """Which network, how wide, with how much dropout."""
 
-    name: Annotated[str, Field(min_length=1)] = "small_cnn"
+    name: Annotated[str, AfterValidator(_known)] = "small_cnn"
     """A name of `dimwise model list`. Default: small, and takes images of any size."""
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
     """Factor on the channels of each layer, rounded to multiples of 8. Default: the paper's own."""

@@ -21,5 +21,5 @@ class ShipConfig:
     """Largest difference of a float32 artifact, as a fraction of the outputs' norm. Default: 1000 roundings."""
     parity_max_score_drop: Annotated[float, Field(ge=0, le=1)] = 0.005
     """Score an artifact may lose on the test set, 0 to 1. Default: half a point; at 0 one rounded tie would fail."""
-    batches: tuple[Annotated[int, Field(ge=1, le=100_000)], ...] = (1, 3, 64)
+    batches: Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], Field(min_length=1)] = (1, 3, 64)
     """Batch sizes at which parity is tested. Default: one, an odd one, a full one; the export itself sees 2."""

@@ -46,12 +46,39 @@ def first_batch(data: Source, config: TrainConfig, device: torch.device) -> tupl
     """
     if isinstance(data, (Dataset, DataLoader)):
         return None
+    if not isinstance(data, Data):
+        _require_tensors(data)
     inputs, targets = (data.train.inputs, data.train.targets) if isinstance(data, Data) else data
     if len(inputs) != len(targets) or len(inputs) == 0:
         raise DataError(f"{len(inputs)} inputs and {len(targets)} targets", expected="as many of both, at least one")
     x = inputs[: config.batch_size]
     x = data.normalise(x) if isinstance(data, Data) else x
     return x.to(device), targets[: config.batch_size].to(device)
+
+
+def _require_tensors(data: Any) -> None:
+    if isinstance(data, (tuple, list)) and len(data) == 2 and all(isinstance(part, Tensor) for part in data):
+        return
+    parts = ", ".join(type(part).__name__ for part in data) if isinstance(data, (tuple, list)) else ""
+    raise DataError(
+        f"the data is a {type(data).__name__}{f' of {parts}' if parts else ''}",
+        expected="dimwise data, a pair of tensors (inputs, targets), a Dataset or a DataLoader",
+        next_step="Arrays become tensors with torch.from_numpy." if "ndarray" in parts else "",
+    )
+
+
+def require_labels(n_outputs: int, data: Source) -> None:
+    """An output without a label could be trained, but never be served.
+
+    Raises:
+        ModelError: the network has more or fewer outputs than ``data`` has labels.
+    """
+    if isinstance(data, Data) and data.labels and n_outputs != data.n_outputs:
+        raise ModelError(
+            f"the network has {n_outputs} outputs",
+            expected=f"{data.n_outputs}, one for each label of {data.name!r}",
+            next_step="Build it for that many.",
+        )
 
 
 def check(model: nn.Module, batch: tuple[Tensor, Tensor], targets: Tensor, task: Task) -> int:
@@ -79,7 +106,13 @@ def check(model: nn.Module, batch: tuple[Tensor, Tensor], targets: Tensor, task:
                 f"the network does not take inputs of shape (B, {_shape(x)}) and type {_type(x)}: {_line(error)}",
                 next_step="Build it for this shape, or reshape the data.",
             ) from error
-        n_outputs = outputs.shape[-1] if isinstance(outputs, Tensor) and outputs.dim() else 0
+        if not isinstance(outputs, Tensor):
+            raise ModelError(
+                f"the network returns a {type(outputs).__name__}",
+                expected="one tensor of shape (B, outputs)",
+                next_step="Wrap it in a module that returns the scores alone.",
+            )
+        n_outputs = outputs.shape[-1] if outputs.dim() else 0
         if isinstance(task, Classification) and not targets.is_floating_point() and targets.dim() == 1:
             low, high = int(targets.min()), int(targets.max())
             if low < 0 or high >= n_outputs:

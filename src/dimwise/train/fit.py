@@ -22,7 +22,7 @@ from dimwise.train.checkpoint import Checkpoint
 from dimwise.train.config import TrainConfig
 from dimwise.train.ema import WeightAverage
 from dimwise.train.evaluate import evaluate
-from dimwise.train.feed import Source, check, feed, first_batch
+from dimwise.train.feed import Source, check, feed, first_batch, require_labels
 from dimwise.train.job import Fitted, Interrupted, Job, RunFolder
 from dimwise.train.loop import Moving, StepFunction, plain_step
 from dimwise.train.optimizer import optimizer
@@ -80,6 +80,7 @@ def fit(
     task = get(named, label_smoothing=config.label_smoothing) if isinstance(named, str) else named
     if resume and run_dir is None:
         raise UserError("resume needs a run folder", next_step="Pass run_dir=...")
+    guards.require_threads(config.threads)
     folder = RunFolder(Path(run_dir), resume=resume) if run_dir is not None else None
     saved = folder.saved(progress) if folder else None
     device = _device(config)
@@ -130,6 +131,7 @@ def _choice(
     if batch is not None and plain:
         targets = data.train.targets if isinstance(data, Data) else data[1]  # type: ignore[index]
         n_outputs = check(model, batch, targets, task)
+        require_labels(n_outputs, data)
         if augment is not None and augment.grow_from < 1:
             check(model, (shrink(batch[0], augment.grow_from), batch[1]), targets, task)
     if saved is not None:  # the clock may decide differently today; the numbers must not

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import signal
 import threading
@@ -13,6 +14,10 @@ from types import FrameType
 import numpy as np
 import torch
 
+from dimwise.errors import UserError
+
+_MOST_PER_CORE = 4  # with a hundred threads a core, each small operation takes seconds
+
 
 @contextmanager
 def threads(n_threads: int) -> Iterator[None]:
@@ -23,6 +28,22 @@ def threads(n_threads: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def require_threads(n_threads: int) -> None:
+    """Refuse a number of threads under which the machine would stand still.
+
+    Raises:
+        UserError: more than four for each core.
+    """
+    n_cores = os.cpu_count() or 1
+    most = _MOST_PER_CORE * n_cores
+    if n_threads > most:
+        raise UserError(
+            f"train.threads is {n_threads} but this machine has {n_cores} cores",
+            expected=f"at most {most}",
+            next_step="Set train.threads=0 to let dimwise choose.",
+        )
 
 
 @contextmanager

@@ -61,6 +61,21 @@ def step_curve(history: History, key: str) -> tuple[list[float], list[float]]:
     return [float(steps[b].mean() + 1) / per_epoch for b in bins], [float(values[b].mean()) for b in bins]
 
 
+def rate_curve(history: History) -> tuple[list[float], list[float]]:
+    """The learning rate against the epoch: of the steps that were written down, and of the last step of each epoch.
+
+    Steps are written down at intervals of the clock: a short run may have none.
+
+    Example:
+        >>> rate_curve(History(({"epoch": 0, "step": 3, "lr": 0.2}, {"epoch": 1, "step": 7, "lr": 0.1}), ()))
+        ([1.0, 2.0], [0.2, 0.1])
+    """
+    ends = zip(*_xy(history.numbers, history.column("lr")), strict=True)
+    points = {float(n): float(lr) for n, lr in ends}
+    points |= dict(zip(*step_curve(history, "lr"), strict=True))
+    return sorted(points), [points[at] for at in sorted(points)]
+
+
 @canvas.drawn
 def loss(history: History, *, language: str = "en") -> Any:
     """Training and validation loss per epoch, the loss of single steps behind them."""
@@ -115,8 +130,8 @@ def learning_rate(history: History, *, language: str = "en") -> Any:
     """Learning rate over the run."""
     say = words(language)
     figure, axes = canvas.panel(say("figure_lr"), _along(history, say))
-    ex, ey = step_curve(history, "lr")
-    axes.plot(ex, ey, color=ACCENT)
+    ex, ey = rate_curve(history)
+    axes.plot(ex, ey, color=ACCENT, marker="o" if len(ex) < 2 else "", markersize=4)
     canvas.epoch_axis(axes, max([*ex, *map(float, history.numbers), 1.0]))
     axes.set_ylim(0, 1.1 * max([*ey, 1e-12]))
     canvas.number_axis(axes)

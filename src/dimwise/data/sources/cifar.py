@@ -178,6 +178,7 @@ def _python(folder: Path, layout: Layout, progress: Progress) -> tuple[Pair, Pai
 
     file, key = layout.python_meta
     names = _entry(loads(_content(folder / file), str(folder / file)), key, folder / file)
+    names = [name.decode("utf-8", "replace") if isinstance(name, bytes) else name for name in names]
     return part(layout.python_train), part([layout.python_test]), names
 
 

@@ -52,11 +52,21 @@ def read(config: DataConfig, data_dir: Path, progress: Progress) -> Data:
         train=pairs["train"],
         valid=pairs.get("valid"),
         test=pairs.get("test"),
-        labels=classes,
+        labels=[_text(name) for name in classes],
         reading=image_reading(shape),
-        notes=tuple(notes),
+        notes=tuple(_text(note) for note in notes),
     )
     return assemble(raw, config)
+
+
+def _text(name: str) -> str:
+    """A file name as text that can be written: bytes that are no UTF-8 as ``\\xe9``.
+
+    Example:
+        >>> _text("c\\udce9t")
+        'c\\\\xe9t'
+    """
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 Files = list[tuple[Path, int]]

@@ -3,7 +3,7 @@
 The mistake: ``model.train()`` is called once before the epochs, ``model.eval()`` in each of them.
 No exception: a network in eval mode computes gradients like any other.
 Harm: from the second epoch on dropout is off and batch norm uses its running averages and no longer follows the data;
-on a task this easy the score often shows nothing.
+on a task this easy the score shows little.
 Cure: ``model.train()`` at the start of every epoch.
 """
 

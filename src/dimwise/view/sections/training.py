@@ -28,7 +28,7 @@ def section(run: RunFiles, say: Words) -> Safe:
             "epoch": history.best_epoch,
         }
         drawn.append(svg(picture, "score", say("alt_score", values)))
-    if figures.step_curve(history, "lr")[0]:
+    if figures.rate_curve(history)[0]:
         drawn.append(svg(figures.learning_rate(history, language=say.language), "lr", say("alt_lr")))
     return el("div", *(el("figure", one) for one in drawn), cls="curves")
 
