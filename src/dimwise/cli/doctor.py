@@ -32,6 +32,9 @@ def doctor(
         int | None,
         typer.Option("--steps", metavar="N", min=1, help="Watch the first N optimizer steps; the script goes on."),
     ] = None,
+    prove: Annotated[
+        bool, typer.Option("--prove", help="Run short stretches again with each remedy and show what it changes.")
+    ] = False,
 ) -> int:
     """Run a training script unmodified and name its mistakes, with evidence and remedy.
 
@@ -61,6 +64,10 @@ def doctor(
         )
     execution = watch_script(target[0], target[1:], module=module, steps=steps)
     report = examine(execution.processes, ignore=ignore or ())
+    if prove:
+        from dimwise.doctor.prove import prove as proven
+
+        report = proven(report, target[0], target[1:], module=module)
     if json_file is not None:
         _write(json_file, report.as_dict())
     if str(json_file) != "-":

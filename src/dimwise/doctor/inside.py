@@ -11,6 +11,8 @@ from typing import Any
 
 SPOOL, STEPS = "DIMWISE_DOCTOR", "DIMWISE_DOCTOR_STEPS"
 """Environment: folder where what was seen is written; number of steps that are watched."""
+CURE, STOP = "DIMWISE_DOCTOR_CURE", "DIMWISE_DOCTOR_STOP"
+"""For proofs: a cure as JSON; number of steps after which the process ends."""
 
 
 def begin() -> None:
@@ -20,6 +22,8 @@ def begin() -> None:
     steps = os.environ.get(STEPS)
     spool = Path(os.environ[SPOOL])
     watching = watch.begin(spool, max_steps=int(steps) if steps else None)
+    if os.environ.get(STOP):
+        _short_stretch(watching, int(os.environ[STOP]))
     seen = watching.live.seen
 
     def finish() -> None:
@@ -32,6 +36,32 @@ def begin() -> None:
     _on_exit(finish)
     _on_error(seen)
     _on_fork(watching)
+
+
+def _short_stretch(watching: Any, n_steps: int) -> None:
+    """For a proof: a seed of its own, perhaps a cure, and an end after so many steps."""
+    import json
+    import random
+
+    import numpy as np
+    import torch
+    from torch.optim.optimizer import register_optimizer_step_post_hook
+
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - the generator that scripts draw from
+    torch.manual_seed(0)
+    watching.live.seen.seeded = False
+    if os.environ.get(CURE):
+        from dimwise.doctor import cures
+
+        cures.apply(json.loads(os.environ[CURE]), watching.patches)
+
+    def stop(*_: Any) -> None:
+        if watching.live.step >= n_steps:
+            sys.stdout.flush()
+            os._exit(0)  # what was seen is written on the way out
+
+    register_optimizer_step_post_hook(stop)
 
 
 def _close(watching: Any) -> None:

@@ -411,6 +411,8 @@ class Seen:
     losses: list[LossSeen] = field(default_factory=list)
     loss_history: list[tuple[int, float, int | None]] = field(default_factory=list)
     """(step, value passed to backward, root) of watched backward passes."""
+    accuracy_history: list[tuple[int, float]] = field(default_factory=list)
+    """(step, share of right answers in the training batch) of watched passes through a classification loss."""
     broadcasts: list[dict[str, Any]] = field(default_factory=list)
     """Handwritten losses whose difference has shape (N, N) while the output has N elements: {"step", "place",
     "output_shape", "difference_shape", "shapes": the two that met (optional), "both_grad": whether both sides came

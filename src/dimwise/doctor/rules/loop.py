@@ -91,7 +91,7 @@ def _uncleared(seen: Seen, key: int, told: OptimizerSeen) -> Iterator[Finding]:
         f"after the step{at(stepped)} insert: optimizer.zero_grad()",
         place,
         step=stretch[0].step.step,
-        cure={"kind": "zero_grad"},
+        cure={"kind": "keep_grad"},
     )
 
 

@@ -156,6 +156,9 @@ def _judge(
         if name in ("cross_entropy", "nll_loss"):
             n_classes = int(given.shape[1] if given.dim() > 1 else given.shape[0])
             told.n_outputs, told.chance = n_classes, math.log(max(2, n_classes))
+            if given.dim() == 2 and len(live.seen.accuracy_history) < 2000:
+                right = float((given.argmax(1) == target).float().mean())
+                live.seen.accuracy_history.append((live.step, right))
             if made is not None:
                 inputs.labels(live, made, target, n_classes, weighted=told.weighted)
             if name == "cross_entropy":

@@ -1,0 +1,154 @@
+"""Cures from outside: each does to a loop what the remedy says, and is gone when it is taken back."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
+
+from dimwise.doctor.cures import CURES, apply
+from dimwise.doctor.prove import proof
+from dimwise.doctor.seen import Seen
+from dimwise.doctor.watch.patches import Patches
+
+
+class Cured:
+    """A block in which one cure is applied."""
+
+    def __init__(self, **cure: object) -> None:
+        self.cure, self.patches = cure, Patches()
+
+    def __enter__(self) -> None:
+        apply(self.cure, self.patches)
+
+    def __exit__(self, *_: object) -> None:
+        self.patches.undo()
+
+
+def gradients_of(n_steps: int) -> list[float]:
+    weight = nn.Parameter(torch.tensor(1.0))
+    optimizer = torch.optim.SGD([weight], lr=0.0)
+    found = []
+    for _ in range(n_steps):
+        (2 * weight).backward()
+        assert weight.grad is not None
+        found.append(float(weight.grad))
+        optimizer.step()
+    return found
+
+
+def test_zero_grad_clears_what_a_step_has_used() -> None:
+    assert gradients_of(3) == [2.0, 4.0, 6.0]
+    with Cured(kind="zero_grad"):
+        assert gradients_of(3) == [2.0, 2.0, 2.0]
+    assert gradients_of(3) == [2.0, 4.0, 6.0]
+
+
+def test_zero_grad_leaves_accumulation_alone() -> None:
+    weight = nn.Parameter(torch.tensor(1.0))
+    with Cured(kind="zero_grad"):
+        (2 * weight).backward()
+        (2 * weight).backward()
+    assert weight.grad == 4.0
+
+
+def test_keep_grad_holds_gradients_until_the_step() -> None:
+    weight = nn.Parameter(torch.tensor(1.0))
+    with Cured(kind="keep_grad"):
+        optimizer = torch.optim.SGD([weight], lr=0.5)
+        for _ in range(2):
+            (2 * weight).backward()
+            optimizer.zero_grad()
+            optimizer.step()
+    assert weight == -1.0
+
+
+def test_train_mode_is_for_passes_with_gradients() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).eval()
+    seen = []
+    net[1].register_forward_hook(lambda module, _x, _y: seen.append(module.training))
+    with Cured(kind="train_mode"):
+        net(torch.ones(1, 2))
+        with torch.no_grad():
+            net(torch.ones(1, 2))
+    assert seen == [True, False]
+    assert not net.training
+
+
+def test_rate_loss_and_norm_are_scaled() -> None:
+    weight = nn.Parameter(torch.tensor(1.0))
+    with Cured(kind="lr", factor=0.1):
+        assert torch.optim.Adam([weight], lr=1.0).param_groups[0]["lr"] == 0.1
+    with Cured(kind="scale_loss", divisor=4):
+        (2 * weight).backward()
+    assert weight.grad == 0.5
+    weight.grad = None
+    optimizer = torch.optim.SGD([weight], lr=1.0)
+    with Cured(kind="clip", max_norm=1.0):
+        (20 * weight).backward()
+        optimizer.step()
+    assert abs(float(weight)) < 1e-5
+
+
+def test_loaders_are_shuffled_and_resized() -> None:
+    data = TensorDataset(torch.arange(8))
+    with Cured(kind="shuffle"):
+        assert not isinstance(DataLoader(data, 4).sampler, SequentialSampler)
+    with Cured(kind="batch_size", size=2):
+        assert len(DataLoader(data, batch_size=4)) == 4
+    assert isinstance(DataLoader(data, 4).sampler, SequentialSampler)
+
+
+def test_inputs_are_standardised_by_the_first_batch() -> None:
+    net = nn.Linear(1, 1, bias=False)
+    nn.init.ones_(net.weight)
+    with Cured(kind="normalise"):
+        y = net(torch.tensor([[0.0], [10.0]]))
+        again = net(torch.tensor([[5.0]]))
+    assert abs(float(y.mean())) < 1e-6
+    assert abs(float(again)) < 1e-6  # the mean of the first batch
+
+
+def test_probabilities_in_a_loss_of_logits_are_taken_back() -> None:
+    z, y = torch.randn(4, 3, requires_grad=True), torch.tensor([0, 1, 2, 0])
+    with Cured(kind="drop_softmax"):
+        assert torch.allclose(F.cross_entropy(z.softmax(1), y), F.cross_entropy(z, y), atol=1e-5)
+    t = torch.rand(4, 3)
+    with Cured(kind="drop_sigmoid"):
+        told = F.binary_cross_entropy_with_logits(z.sigmoid(), t)
+    assert torch.allclose(told, F.binary_cross_entropy_with_logits(z, t), atol=1e-4)
+
+
+def test_every_cure_has_been_asked_for() -> None:
+    text = open(__file__, encoding="utf-8").read()  # noqa: PTH123, SIM115
+    assert len(CURES) >= 11
+    assert [kind for kind in CURES if f'kind="{kind}"' not in text] == []
+
+
+def history(values: list[float]) -> Seen:
+    return Seen(loss_history=[(i, v, 0) for i, v in enumerate(values)])
+
+
+def test_a_cure_that_lowers_the_loss_helps() -> None:
+    found = proof(history([2.0] * 40), history([2.0 - i / 40 for i in range(40)]), {"kind": "clip"})
+    assert found is not None
+    assert found["helped"]
+    assert "2 without the cure" in found["summary"]
+
+
+def test_a_cure_within_the_noise_does_not_help() -> None:
+    wobble = [1.0 + 0.1 * (-1) ** i for i in range(40)]
+    found = proof(history(wobble), history([v - 0.001 for v in wobble]), {"kind": "clip"})
+    assert found is not None
+    assert not found["helped"]
+
+
+def test_a_number_after_nan_helps() -> None:
+    found = proof(history([float("nan")] * 10), history([1.0] * 10), {"kind": "clip"})
+    assert found is not None
+    assert found["helped"]
+
+
+def test_without_a_curve_there_is_no_proof() -> None:
+    assert proof(None, history([1.0]), {"kind": "clip"}) is None
