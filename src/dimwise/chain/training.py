@@ -8,7 +8,7 @@ from typing import Any
 
 from dimwise.chain import checked
 from dimwise.chain.recipe import Recipe
-from dimwise.chain.start import Clock, begin, build, read, recorded, reopen
+from dimwise.chain.start import Clock, begin, build, read, recorded, reopen, whole
 from dimwise.data import load as load_data
 from dimwise.progress import SILENT, Progress
 from dimwise.recipe import as_dict
@@ -68,6 +68,8 @@ def _train(
         with clock("train"):
             network = build(recipe, data, model)
             fitted, checks = checked.fit(network, data, task, recipe, run_dir=run_dir, progress=progress, resume=resume)
+        if resume:
+            fitted = whole(fitted, run_dir)
         with clock("test"):
             score = evaluate(fitted.model, data.test, data.normalise, task)[1]
         told = {
