@@ -6,8 +6,8 @@ python benchmarks/doctor_gallery.py [--seeds 5] [--archs cnn,lstm,transformer] [
 from __future__ import annotations
 
 import argparse
-import multiprocessing
 from collections import defaultdict
+from multiprocessing.pool import ThreadPool
 
 from _record import Record
 
@@ -43,7 +43,7 @@ def main() -> None:
     named: dict[str, list[bool]] = defaultdict(list)
     quiet: dict[str, list[bool]] = defaultdict(list)
     wrong: list[dict[str, object]] = []
-    with multiprocessing.get_context("fork").Pool(2, maxtasksperchild=50) as pool:
+    with ThreadPool(2) as pool:
         for (slug, arch, seed, mended), found in pool.imap_unordered(judged, cases):
             loud = sorted({r for s, r in found if s != "hint" or r == slug})
             good = not loud if mended else slug in {r for _, r in found}

@@ -1,16 +1,17 @@
 """Run a script of ours under the doctor in a forked child: PyTorch is imported once for hundreds of runs.
 
-What the doctor sees is the same as under ``dimwise doctor SCRIPT``; only the start of the interpreter is saved.
+What the doctor sees is the same as under ``dimwise doctor SCRIPT``; only the start of the interpreter is saved. The
+children come from a server that has imported PyTorch and never used it: a process that has run parallel kernels must
+not be forked.
 """
 
 from __future__ import annotations
 
-import importlib
+import multiprocessing
 import os
 import runpy
 import sys
 import tempfile
-import time
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
@@ -18,9 +19,11 @@ from dimwise.doctor.examine import examine
 from dimwise.doctor.finding import Report
 from dimwise.doctor.script import Execution, collect, environment
 
+_IMPORTED = ["torch.utils.data", "sklearn.datasets", "dimwise.doctor.watch"]
+
 
 def examined(
-    script: Path, arguments: Sequence[str] = (), *, ignore: Collection[str] = (), limit_s: float = 120.0
+    script: Path, arguments: Sequence[str] = (), *, ignore: Collection[str] = (), limit_s: float = 240.0
 ) -> tuple[Report, Execution]:
     """The doctor's report on one run of ``script``, and how the run ended.
 
@@ -30,19 +33,24 @@ def examined(
         ignore: slugs of rules that are left out.
         limit_s: seconds after which the run is killed.
     """
-    importlib.import_module("torch.utils.data")  # before the fork, so that no child has to
-
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(_IMPORTED)
     with tempfile.TemporaryDirectory(prefix="dimwise-doctor-") as spool:
-        pid = os.fork()
-        if pid == 0:
-            _child(script, arguments, spool)
-        code = _wait(pid, limit_s)
-        execution = collect(Path(spool), code)
+        child = context.Process(target=_child, args=(str(script), list(arguments), spool))
+        child.start()
+        child.join(limit_s)
+        if child.exitcode is None:
+            child.kill()
+            child.join()
+        code = child.exitcode or 0
+        execution = collect(Path(spool), code if code >= 0 else 128 - code)
     return examine(execution.processes, ignore=ignore), execution
 
 
-def _child(script: Path, arguments: Sequence[str], spool: str) -> None:
-    """Never returns."""
+def _child(script: str, arguments: list[str], spool: str) -> None:
+    """The script as ``__main__``, watched, its output thrown away; never returns."""
+    import torch
+
     code = 1
     leave = os._exit
     try:
@@ -50,13 +58,14 @@ def _child(script: Path, arguments: Sequence[str], spool: str) -> None:
         sink = os.open(os.devnull, os.O_WRONLY)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
-        sys.argv = [str(script), *arguments]
+        sys.argv = [script, *arguments]
+        torch.set_num_threads(1)  # several runs share the cores
         from dimwise.doctor import inside
 
         inside.begin()
         leave = os._exit  # begin has wrapped it: what was seen is written before
         try:
-            runpy.run_path(str(script), run_name="__main__")
+            runpy.run_path(script, run_name="__main__")
             code = 0
         except SystemExit as stop:
             code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
@@ -66,15 +75,3 @@ def _child(script: Path, arguments: Sequence[str], spool: str) -> None:
                 sys.excepthook(kind, error, trace)
     finally:
         leave(code)
-
-
-def _wait(pid: int, limit_s: float) -> int:
-    deadline = time.monotonic() + limit_s
-    while True:
-        done, status = os.waitpid(pid, os.WNOHANG)
-        if done:
-            code = os.waitstatus_to_exitcode(status)
-            return code if code >= 0 else 128 - code
-        if time.monotonic() > deadline:
-            os.kill(pid, 9)
-        time.sleep(0.01)
