@@ -111,7 +111,7 @@ def test_a_whole_run_tells_everything(made_run: Callable[[str], Path]) -> None:
         "best 99.0 %, epoch 18",
         'optimizer = "adam"',
         "its outputs are the classes",
-        "Set train.warmup_epochs=1.",
+        "the learning rate is too high",
         "PyTorch2.13.0",
         "fp32 channels_last",
         "Together 72 s",
@@ -199,7 +199,10 @@ def test_hostile_text_stays_text(write: Callable[..., Path], result: dict[str, A
     result["chosen"] = result["stages"][4]["name"] = HOSTILE
     result["reasons"][HOSTILE] = result["measured"]["cpu"] = result["failure"] = HOSTILE
     result["data"]["notes"] = [HOSTILE]
-    result["checks"][0] = {"rule": HOSTILE, "severity": HOSTILE, "evidence": HOSTILE, "remedy": HOSTILE}
+    where = {"file": HOSTILE, "line": HOSTILE, "module": HOSTILE, "step": HOSTILE}
+    result["checks"][0] = dict.fromkeys(("rule", "severity", "title", "evidence", "remedy", "proof"), HOSTILE)
+    result["checks"][0]["where"] = where
+    result["checked"]["not_checked"] = [{"rule": HOSTILE, "why": HOSTILE}]
     result["folds"][0]["steps"][0]["untouched"] = {HOSTILE: HOSTILE}
     result["folds"][0]["steps"][0]["config"] = {HOSTILE: HOSTILE}
     result["folds"][0]["steps"][0]["layers"] = [{"name": HOSTILE, HOSTILE: HOSTILE}]
@@ -320,3 +323,70 @@ def test_memory_says_by_which_ruler(write: Callable[..., Path], result: dict[str
         ("fresh process that loads the model and runs one input", "onnx 12.4\u00a0MB"),
         ("tensors of a training step", "trained 9.81\u00a0MB"),
     ]
+
+
+def seen(n_steps: int = 200) -> dict[str, Any]:
+    """What the doctor saw of two layers and two activations."""
+
+    def fall(start: float) -> list[list[float]]:
+        return [[step, start * 0.99**step] for step in range(n_steps)]
+
+    layers = {
+        "conv1": {"path": "conv1", "order": 1, "grad_norm": fall(1.0), "update_ratio": fall(0.1)},
+        "fc": {"path": "fc", "order": 3, "grad_norm": fall(0.2), "update_ratio": fall(0.05)},
+    }
+    activations = [
+        {"path": "relu1", "function": "relu", "order": 2, "dead_frac": [[s, 0.25] for s in range(n_steps)]},
+        {"path": "", "function": "tanh", "order": 4, "saturated_frac": [[s, 0.5] for s in range(n_steps)]},
+    ]
+    other = {"n_train_forwards": 1, "layers": {"x": {"path": "x", "grad_norm": [[0, 1.0]]}}}
+    root = {"n_train_forwards": n_steps, "layers": layers, "activations": activations}
+    return {"n_steps": n_steps, "roots": {"0": other, "1": root}}
+
+
+def test_the_doctor_tells_worst_first_with_place_evidence_remedy_and_proof(
+    write: Callable[..., Path], result: dict[str, Any]
+) -> None:
+    run = write(result=result, seen=seen())
+    text, page = read(run)
+    told = page.text[page.text.index("What the doctor found") :]
+    assert told.index("lr-too-high") < told.index("unseeded")
+    for words in ("net.py:17 · conv2 · step 41", "the learning rate is too high", "The loss rose 3.1-fold.", "lr=0.01"):
+        assert words in told, words
+    assert "loss after 20 steps 0.41 instead of 7.2" in told
+    assert "3 rules looked at the first 200 steps" in told
+    assert "sync-every-step: the parameters live on the CPU" in told
+    assert "/home/me" not in text
+    chinese = read(run, "zh")[1].text
+    assert "学习率" in chinese
+    assert "第 41 步" in chinese
+
+
+def test_what_the_doctor_saw_is_drawn_per_layer_and_step(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    _, page = read(write(result=result, seen=seen()))
+    labels = page.values("aria-label")
+    for words in ("Gradient norms of 2 layers over 199", "Dead units of 1 rectifiers", "Saturation of 1 activations"):
+        assert any(label.startswith(words) for label in labels), words
+    assert "25\u00a0%" in page.text  # the last share of relu1
+
+
+DAMAGED: list[Any] = [
+    [],
+    {"roots": 3},
+    {"roots": {"0": {"layers": [1], "activations": {"a": 1}}}},
+    {"roots": {"0": {"layers": {"a": {"grad_norm": [[None, 1], [1e9, 2], [0, "x"]]}}}}},
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGED)
+def test_a_damaged_record_of_what_was_seen_is_left_out(
+    write: Callable[..., Path], result: dict[str, Any], damage: Any
+) -> None:
+    _, page = read(write(result=result, seen=damage))
+    assert "lr-too-high" in page.text
+    assert not any("over" in label and "layers" in label and "steps" in label for label in page.values("aria-label"))
+
+
+def test_a_healthy_run_is_told_so(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    result["checks"] = []
+    assert "Nothing was found. 3 rules looked" in read(write(result=result))[1].text

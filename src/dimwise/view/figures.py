@@ -291,6 +291,8 @@ def layer_heat(
     title: str,
     *,
     width_px: float = 400,
+    along: str = "axis_epoch",
+    shares: bool = False,
     language: str = "en",
 ) -> Any:
     """One row a layer, one column an epoch, deeper colour for larger numbers (logarithmic), last number at the right.
@@ -300,15 +302,19 @@ def layer_heat(
         rows: layer -> one positive number a column, such as the norm of its gradient.
         title: what the numbers are.
         width_px: width of the picture.
+        along: what the columns are; a name of ``strings.py``.
+        shares: the numbers are shares from 0 to 1, whose colour grows with them and not with their logarithm.
         language: of the axis title.
     """
     from matplotlib.ticker import MaxNLocator
 
     names = list(_thinned(list(rows), 40))
-    values = np.array([[v if v is not None and v > 0 else np.nan for v in rows[name]] for name in names], dtype=float)
-    logs = np.log10(values)
+    known_above = -1.0 if shares else 0.0
+    cells = [[v if v is not None and v > known_above else np.nan for v in rows[name]] for name in names]
+    values = np.array(cells, dtype=float)
+    logs = np.log10(np.where(values > 0, values, np.nan))
     low, high = (np.nanmin(logs), np.nanmax(logs)) if np.isfinite(logs).any() else (0.0, 1.0)
-    depth = np.nan_to_num(0.08 + 0.92 * (logs - low) / max(high - low, 1e-9))
+    depth = np.nan_to_num(values if shares else 0.08 + 0.92 * (logs - low) / max(high - low, 1e-9))
     row_px, size = (22.0, 11.5) if len(names) <= 20 else (14.0, 9.5)
     left = 12 + 0.58 * size * max(len(short(name, 22)) for name in names)
     figure = canvas.blank(width_px, 36 + row_px * len(names) + 42)
@@ -320,12 +326,13 @@ def layer_heat(
     axes.set_yticks(np.arange(len(names)) + 0.5, [canvas.plain(name, 22) for name in names], size=size)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=True, min_n_ticks=1))
     axes.set_xlim(x0, x1)
-    axes.set_xlabel(words(language)("axis_epoch"), loc="right", labelpad=5)
+    axes.set_xlabel(words(language)(along), loc="right", labelpad=5)
     canvas.write_title(axes, title, left)
     for i, row in enumerate(values):
         known = row[np.isfinite(row)]
-        if len(known):
-            text = significant(float(known[-1]), 2)
+        if len(known) or shares:
+            last = float(known[-1]) if len(known) else 0.0
+            text = f"{100 * last:.0f}{NBSP}%" if shares else significant(last, 2)
             axes.annotate(text, (x1, i + 0.5), (8, 0), textcoords="offset points", va="center", color=MUTED, size=size)
     return figure
 

@@ -37,6 +37,8 @@ class RunFiles:
     result: Mapping[str, Any] = field(default_factory=dict)
     history: History = field(default_factory=History)
     pictures: Mapping[str, NDArray[Any]] = field(default_factory=dict)
+    seen: Mapping[str, Any] = field(default_factory=dict)
+    """What the doctor saw, as ``seen.json`` holds it."""
     status: str = ""
     """running | interrupted | finished | failed | unreadable"""
     unreadable: tuple[str, ...] = ()
@@ -115,6 +117,7 @@ def read(run_dir: Path) -> RunFiles:
         result=result,
         history=history(records),
         pictures=pictures,
+        seen=_json(run_dir / "seen.json", bad),
         status=folder.status(run_dir),
         unreadable=tuple(bad),
     )
