@@ -120,7 +120,7 @@ def test_a_whole_run_tells_everything(made_run: Callable[[str], Path]) -> None:
         assert part in text, part
     shown = [value for tag, name, value in page.attributes if (tag, name) == ("section", "id")]
     assert shown == list(sections.SECTIONS)
-    assert text.index("lr-too-high") < text.index("labels-smooth"), "the more serious finding comes first"
+    assert text.index("lr-too-high") < text.index("unseeded"), "the more serious finding comes first"
 
 
 def test_settings_are_shown_as_given_and_numbers_line_up(write: Callable[..., Path], result: dict[str, Any]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from dimwise.doctor.finding import Finding, NotChecked
 from dimwise.doctor.rules import reading
+from dimwise.doctor.rules.trace import at
 from dimwise.doctor.seen import BatchesSeen, LoaderSeen, RootSeen, Seen
 
 LARGE_INPUT = 20.0
@@ -119,7 +120,7 @@ def _holes(batches: BatchesSeen, finite: bool) -> Finding:
         "hint" if finite else "error",
         "the inputs hold NaN or infinity",
         f"{batches.n_nan} of {batches.n_rows} watched rows for "
-        f"{'training' if batches.purpose == 'train' else 'evaluation'} at {batches.place}; {so}",
+        f"{'training' if batches.purpose == 'train' else 'evaluation'}{at(batches.place)}; {so}",
         "drop those rows: keep = torch.isfinite(x).flatten(1).all(1); x, y = x[keep], y[keep]; or impute them",
         place=batches.place,
     )
@@ -146,7 +147,7 @@ def _constant_in(batches: BatchesSeen) -> Finding | None:
         "constant-input",
         "error" if batches.purpose == "train" else "warning",
         "the inputs carry no information: all rows of a batch are the same",
-        f"{batches.n_constant} of {batches.n_batches} batches at {batches.place} were constant; values from "
+        f"{batches.n_constant} of {batches.n_batches} batches{at(batches.place)} were constant; values from "
         f"{batches.low:.4g} to {batches.high:.4g}, standard deviation {batches.std:.3g}",
         "look at one batch before the network: print(x.flatten(1).std(0)); integer division and wrong indices are the "
         "usual causes",
@@ -177,7 +178,7 @@ def _shared(loader: LoaderSeen) -> Finding:
         "workers of the loader draw the same random numbers"
         if several
         else "the loader's worker draws the same random numbers in every epoch",
-        f"{loader.n_workers} worker processes at {loader.place} each start with a copy of "
+        f"{loader.n_workers} worker processes{at(loader.place)} each start with a copy of "
         f"{', '.join(loader.generators)} in the same state, anew each epoch",
         "DataLoader(..., worker_init_fn=seed_worker) with def seed_worker(i): "
         f"torch.utils.data.get_worker_info().{name} = numpy.random.default_rng(torch.initial_seed())",

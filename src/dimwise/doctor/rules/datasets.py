@@ -7,6 +7,7 @@ from statistics import median
 
 from dimwise.doctor.finding import Finding, NotChecked
 from dimwise.doctor.rules import reading
+from dimwise.doctor.rules.trace import at
 from dimwise.doctor.seen import BatchesSeen, Seen
 
 ENOUGH_ROWS = 16
@@ -81,9 +82,9 @@ def _prepared_differently(t: BatchesSeen, e: BatchesSeen) -> Finding | None:
         "train-valid-preprocessing-differs",
         "error" if far else "warning",
         "evaluation inputs are prepared differently from training inputs",
-        f"training: mean {t.mean:.3g}, standard deviation {t.std:.3g}, range {t.low:.3g} to {t.high:.3g}; evaluation "
-        f"at {e.place}: mean {e.mean:.3g}, standard deviation {e.std:.3g}, range {e.low:.3g} to {e.high:.3g}; spread "
-        f"{ratio:.3g} times, shift {shift:.2f} standard deviations",
+        f"training: mean {t.mean:.3g}, standard deviation {t.std:.3g}, range {t.low:.3g} to {t.high:.3g}; "
+        f"evaluation{at(e.place)}: mean {e.mean:.3g}, standard deviation {e.std:.3g}, range {e.low:.3g} to "
+        f"{e.high:.3g}; spread {ratio:.3g} times, shift {shift:.2f} standard deviations",
         "apply the training transform without its random parts to evaluation: the same (x - mean) / std, with the "
         "training rows' mean and std",
         place=e.place,
@@ -172,7 +173,7 @@ def _leak_in(train: BatchesSeen, e: BatchesSeen, groups: list[BatchesSeen]) -> F
 def _leak(e: BatchesSeen, severity: str, how: str) -> Finding:
     told = []
     if e.in_train:
-        told.append(f"{e.in_train} of {e.n_hashed} evaluated rows at {e.place} are equal to training rows")
+        told.append(f"{e.in_train} of {e.n_hashed} evaluated rows{at(e.place)} are equal to training rows")
     if e.shared_indices:
         told.append(f"{e.shared_indices} of {e.dataset_rows} rows come from the same places of the same dataset")
     return Finding(
