@@ -15,6 +15,7 @@ import pytest
 from dimwise.errors import RunError, UserError
 from dimwise.view import sections
 from dimwise.view.report import report
+from dimwise.view.sections.doctor import seen_rows
 
 KINDS = ("whole", "train", "interrupted", "table", "hundred")
 VOID = {"img", "meta", "br", "hr", "wbr", "col"}
@@ -368,6 +369,14 @@ def test_what_the_doctor_saw_is_drawn_per_layer_and_step(write: Callable[..., Pa
     for words in ("Gradient norms of 2 layers over 199", "Dead units of 1 rectifiers", "Saturation of 1 activations"):
         assert any(label.startswith(words) for label in labels), words
     assert "25\u00a0%" in page.text  # the last share of relu1
+
+
+def test_between_two_looks_the_earlier_one_stands() -> None:
+    layers = {"fc": {"path": "fc", "grad_norm": [[1, 2.0], [3, 1.0]]}}
+    assert seen_rows({"roots": {"0": {"layers": layers}}}, "layers", "grad_norm") == (
+        [1, 2, 3, 4],
+        {"fc": [None, 2.0, 2.0, 1.0]},
+    )
 
 
 DAMAGED: list[Any] = [

@@ -17,8 +17,9 @@ SOURCE = "\n".join(
     if path.name != "strings.py"
 )
 FAMILIES = ("nav_", "title_", "data_", "fact_", "severity_", "time_", "score_name_", "budget_name_", "prefer_", "fold_")
-COMPOSED = ("headline_", "points_", "score_", "alt_", "grad_norms_", "update_ratios_", "how_", "memory_", "col_")
-COMPOSED += ("doctor_",)
+COMPOSED = (
+    *("headline_", "points_", "score_", "alt_", "grad_norms_", "update_ratios_", "how_", "memory_", "col_", "doctor_"),
+)
 
 
 def gaps(text: str) -> set[str]:

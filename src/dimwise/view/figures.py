@@ -314,7 +314,7 @@ def layer_heat(
     values = np.array(cells, dtype=float)
     logs = np.log10(np.where(values > 0, values, np.nan))
     low, high = (np.nanmin(logs), np.nanmax(logs)) if np.isfinite(logs).any() else (0.0, 1.0)
-    depth = np.nan_to_num(values if shares else 0.08 + 0.92 * (logs - low) / max(high - low, 1e-9))
+    depth = np.nan_to_num(0.08 + 0.92 * (values if shares else (logs - low) / max(high - low, 1e-9)))
     row_px, size = (22.0, 11.5) if len(names) <= 20 else (14.0, 9.5)
     left = 12 + 0.58 * size * max(len(short(name, 22)) for name in names)
     figure = canvas.blank(width_px, 36 + row_px * len(names) + 42)

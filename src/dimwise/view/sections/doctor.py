@@ -135,7 +135,16 @@ def seen_rows(seen: Mapping[str, Any], group: str, key: str) -> tuple[list[int],
         for step, value in values.items():
             known = rows[name][step // width]
             rows[name][step // width] = value if known is None else max(known, value)
+    rows = {name: _held(row) for name, row in rows.items()}
     return [1 + i * width for i in range(n_columns)], rows
+
+
+def _held(row: list[float | None]) -> list[float | None]:
+    """Between two looks the earlier one stands."""
+    held: list[float | None] = []
+    for value in row:
+        held.append(value if value is not None or not held else held[-1])
+    return held
 
 
 def _pair(entry: Any) -> tuple[int, float] | None:
