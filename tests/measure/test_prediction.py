@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +15,7 @@ from torch import Tensor, nn
 from dimwise.errors import ModelError
 from dimwise.measure import MemoryPrediction, largest_batch, peak_memory, predict_memory
 from dimwise.measure._scratch import Recurrent, beside_recurrent, reordered
+from dimwise.measure.prediction import HEADROOM_FRAC
 from dimwise.models import build
 
 A, B, N = 300, 200, 64
@@ -128,10 +131,11 @@ def test_channels_are_filled_up_to_sixteen_unless_they_come_last() -> None:
     if backend.name != "Mkldnn":
         pytest.skip("oneDNN does not compute convolutions here")
     many = [torch.empty(64, *t.shape[1:]) for t in (x, y)]
-    assert reordered(many[0], w, many[1], *told) == 4 * (64 * 64 * (16 + 32) + 9 * 16 * 32)
+    assert reordered(many[0], w, many[1], *told, backward=True) == 4 * (64 * 64 * (16 + 32) + 9 * 16 * 32)
+    assert reordered(many[0], w, many[1], *told, backward=False) == 4 * (64 * 64 * 32 + 9 * 16 * 32)
     last = [t.contiguous(memory_format=torch.channels_last) for t in many]
-    assert reordered(last[0], w, last[1], *told) == 0
-    assert reordered(many[0], w, many[1], [1, 1], [1, 1], [1, 1], True, [0, 0], 1) == 0
+    assert reordered(last[0], w, last[1], *told, backward=True) == 0
+    assert reordered(many[0], w, many[1], [1, 1], [1, 1], [1, 1], True, [0, 0], 1, backward=True) == 0
 
 
 def test_notes_of_a_recurrent_layer_are_those_of_the_real_one() -> None:
@@ -222,3 +226,8 @@ def test_what_cannot_be_predicted_is_one_line(
         predict_memory(model, shape, precision)
     assert line in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_the_headroom_covers_every_resident_size_of_the_record() -> None:
+    record = json.loads((Path(__file__).parents[2] / "benchmarks" / "records" / "memory.json").read_text("utf-8"))
+    assert record["figures"]["resident over predicted"]["max"] <= 1 + HEADROOM_FRAC
