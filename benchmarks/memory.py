@@ -223,6 +223,11 @@ def main() -> None:
         rows = measure_all(sys.argv[1:] or [*IMAGES, *TEXTS])
         if sys.argv[1:]:
             return
+    print(write(rows))
+
+
+def write(rows: list[dict[str, Any]]) -> Path:
+    """The record: every case, the errors, and whether they are small enough."""
     record = Record("memory", "python benchmarks/memory.py", "predicted against measured peak memory of a step")
     record.notes.append(str(__doc__))
     record.figures["cases"] = rows
@@ -241,7 +246,7 @@ def main() -> None:
             median <= 5 and max(errors) <= 15,
         )
     record.runs("resident over predicted", [r["resident_training"] / r["predicted_training"] for r in rows], "ratio")
-    print(record.write())
+    return record.write()
 
 
 if __name__ == "__main__":
