@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("startup", "digits", "overhead", "mnist", "cifar10")
+NAMES = ("startup", "digits", "overhead", "mnist", "memory", "cifar10")
 
 
 def main() -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 START, END = "<!-- benchmarks: start -->", "<!-- benchmarks: end -->"
-ORDER = ("digits", "mnist", "overhead", "cifar10", "startup")
+ORDER = ("digits", "mnist", "overhead", "cifar10", "startup", "memory")
 
 
 def table() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # No test reaches for the network: what would be fetched must fail.
     monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    # urllib keeps the opener of its first request, proxies and all: none from before, and none left behind.
+    monkeypatch.setattr(urllib.request, "_opener", None)
 
 
 def table(text: str) -> list[list[str]]:

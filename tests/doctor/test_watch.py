@@ -67,6 +67,19 @@ def test_losses_labels_and_layers_are_read_from_the_graph() -> None:
     assert [a.function for a in seen.roots[0].activations] == ["relu"]
 
 
+def test_a_smoothed_cross_entropy_is_still_one() -> None:
+    def loop() -> None:
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(X), Y, label_smoothing=0.1).backward()
+            optimizer.step()
+
+    told = seen_of(loop).of("backward")
+    assert [(b.loss, b.reduction, b.scaled) for b in told] == [("cross_entropy", "mean", False)] * 3
+
+
 def test_gradients_never_cleared_are_seen_as_stale() -> None:
     def loop() -> None:
         model = net()
@@ -89,7 +102,7 @@ def test_graphs_that_are_kept_are_counted() -> None:
             optimizer.step()
             kept.append(loss)
 
-    assert seen_of(loop).of("backward")[-1].alive == 13
+    assert seen_of(loop).of("backward")[-1].alive == 14
     assert seen_of(usual).of("backward")[-1].alive == 0
 
 

@@ -128,10 +128,11 @@ def test_channels_are_filled_up_to_sixteen_unless_they_come_last() -> None:
     if backend.name != "Mkldnn":
         pytest.skip("oneDNN does not compute convolutions here")
     many = [torch.empty(64, *t.shape[1:]) for t in (x, y)]
-    assert reordered(many[0], w, many[1], *told) == 4 * (64 * 64 * (16 + 32) + 9 * 16 * 32)
+    assert reordered(many[0], w, many[1], *told, backward=True) == 4 * (64 * 64 * (16 + 32) + 9 * 16 * 32)
+    assert reordered(many[0], w, many[1], *told, backward=False) == 4 * (64 * 64 * 32 + 9 * 16 * 32)
     last = [t.contiguous(memory_format=torch.channels_last) for t in many]
-    assert reordered(last[0], w, last[1], *told) == 0
-    assert reordered(many[0], w, many[1], [1, 1], [1, 1], [1, 1], True, [0, 0], 1) == 0
+    assert reordered(last[0], w, last[1], *told, backward=True) == 0
+    assert reordered(many[0], w, many[1], [1, 1], [1, 1], [1, 1], True, [0, 0], 1, backward=True) == 0
 
 
 def test_notes_of_a_recurrent_layer_are_those_of_the_real_one() -> None:

@@ -27,8 +27,10 @@ def reordered(
     transposed: bool,
     output_padding: list[int],
     groups: int,
+    *,
+    backward: bool,
 ) -> int:
-    """Bytes that live while a convolution runs, forward or backward: input, weights and output in blocks of channels.
+    """Bytes that live while a convolution runs: weights and output in blocks of channels, backward the input too.
 
     Channels are filled up to a multiple of 16, so a layer with 6 of them takes 16/6 of its own size. Channels-last
     tensors are used as they are. Found by comparing with the allocator's own record; transposed convolutions and
@@ -39,10 +41,11 @@ def reordered(
         weight: (K, C / groups, ...) kernels.
         y: (B, K, ...) output or its gradient.
         stride, padding, dilation, transposed, output_padding, groups: as for ``aten.convolution``.
+        backward: which pass.
 
     Example:
         >>> x, w, y = torch.empty(1, 6, 4, 4), torch.empty(16, 6, 1, 1), torch.empty(1, 16, 4, 4)
-        >>> reordered(x, w, y, [1, 1], [0, 0], [1, 1], False, [0, 0], 1) in (0, 4 * (16 * 16 + 16 * 16 + 16 * 16))
+        >>> reordered(x, w, y, [1, 1], [0, 0], [1, 1], False, [0, 0], 1, backward=True) in (0, 4 * 3 * 256)
         True
     """
     if x.device.type != "cpu" or transposed or _is_last(x) or _is_last(weight):
@@ -50,7 +53,7 @@ def reordered(
     told = torch._C._select_conv_backend(x, weight, None, stride, padding, dilation, transposed, output_padding, groups)
     if told.name != "Mkldnn":
         return 0
-    values = _blocked(x) + _blocked(y)
+    values = _blocked(y) + (_blocked(x) if backward else 0)
     values += weight[0, 0].numel() * _filled(weight.shape[0]) * _filled(weight.shape[1])
     return values * x.element_size()
 

@@ -31,7 +31,7 @@ from dimwise.measure._scratch import Recurrent, beside_recurrent, reordered
 from dimwise.measure._state import evaluating, tensors_in
 
 PRECISIONS = ("fp32", "bf16")
-HEADROOM_FRAC = 0.7
+HEADROOM_FRAC = 1.0
 """Part of the prediction that :func:`fits` keeps free. Default: covers the largest resident size in the record."""
 _TRIES = 12
 
@@ -379,9 +379,9 @@ class _Log(TorchDispatchMode):
         elif func is _RNN_BACKWARD:
             self._for_a_moment(beside_recurrent(args[0], args[1:5], args[15], backward=True))
         elif func is _CONV:
-            self._for_a_moment(reordered(args[0], args[1], result, *args[3:9]))
+            self._for_a_moment(reordered(args[0], args[1], result, *args[3:9], backward=False))
         elif func is _CONV_BACKWARD:
-            self._for_a_moment(reordered(args[1], args[2], args[0], *args[4:10]))
+            self._for_a_moment(reordered(args[1], args[2], args[0], *args[4:10], backward=True))
         return result
 
     def _for_a_moment(self, n_bytes: int) -> None:

@@ -11,16 +11,20 @@ from dimwise.train.config import TrainConfig
 from dimwise.train.evaluate import evaluate, predict_outputs
 from dimwise.train.fit import Fitted, Interrupted, fit
 from dimwise.train.loop import Moving, Step, plain_step, steps
+from dimwise.train.lr_range import LrRange, LrRangeConfig, lr_range
 
 __all__ = [
     "Fitted",
     "Interrupted",
+    "LrRange",
+    "LrRangeConfig",
     "Moving",
     "Step",
     "TrainConfig",
     "evaluate",
     "evaluating",
     "fit",
+    "lr_range",
     "plain_step",
     "predict_outputs",
     "steps",

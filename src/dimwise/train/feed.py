@@ -38,6 +38,19 @@ class Feed:
     """Raw → network input for ``held_out``; None when that was done already."""
 
 
+def device_of(config: TrainConfig) -> torch.device:
+    """Where the config wants it.
+
+    Raises:
+        UserError: CUDA is named and there is none.
+    """
+    if config.device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise UserError("train.device is 'cuda' but this machine has none", next_step="Set train.device='auto'.")
+    return torch.device(config.device)
+
+
 def first_batch(data: Source, config: TrainConfig, device: torch.device) -> tuple[Tensor, Tensor] | None:
     """The first rows as a batch, or None for a loader: reading one would draw from its generator.
 

@@ -22,7 +22,7 @@ from dimwise.train.checkpoint import Checkpoint
 from dimwise.train.config import TrainConfig
 from dimwise.train.ema import WeightAverage
 from dimwise.train.evaluate import evaluate
-from dimwise.train.feed import Source, check, feed, first_batch, require_labels
+from dimwise.train.feed import Source, check, device_of, feed, first_batch, require_labels
 from dimwise.train.job import Fitted, Interrupted, Job, RunFolder
 from dimwise.train.loop import Moving, StepFunction, plain_step
 from dimwise.train.optimizer import optimizer
@@ -83,7 +83,7 @@ def fit(
     guards.require_threads(config.threads)
     folder = RunFolder(Path(run_dir), resume=resume) if run_dir is not None else None
     saved = folder.saved(progress) if folder else None
-    device = _device(config)
+    device = device_of(config)
     model.to(device)
     with guards.threads(config.threads), guards.own_randomness(device):
         choice, n_outputs = _choice(model, data, task, config, device, saved, augment, plain=step is plain_step)
@@ -105,14 +105,6 @@ def fit(
             stepping = step if face is model else _through(face, step)
             with watched() if face is model else nullcontext():
                 return Job(moving, source, task, config, choice, stepping, folder, progress).run(saved)
-
-
-def _device(config: TrainConfig) -> torch.device:
-    if config.device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if config.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("train.device is 'cuda' but this machine has none", next_step="Set train.device='auto'.")
-    return torch.device(config.device)
 
 
 def _choice(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import weakref
+from types import FrameType
 from typing import Any
 
 import torch
@@ -58,7 +59,7 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
 
 def _named_arguments() -> dict[str, Any]:
     """Named arguments of the call at hand (``model(**batch)``), which PyTorch's global hooks are not given."""
-    frame = sys._getframe(2)
+    frame: FrameType | None = sys._getframe(2)
     for _ in range(6):
         if frame is None:
             break

@@ -119,7 +119,7 @@ def losses(live: Live, found: Walked, value: float | None) -> tuple[str | None, 
             name = "cross_entropy"
             before = feeding.next_functions[0][0] if feeding.next_functions else None
             kind = type(before).__name__ if before is not None else ""
-        whole = (name, reduction) if node is found.top else whole
+        whole = (name, reduction) if node is found.top or _is_smoothed(found.top, node) else whole
         made = found.passes[0] if found.passes else None
         told = _loss_seen(live, name, made, here(4))
         told.n_calls += 1
@@ -127,6 +127,24 @@ def losses(live: Live, found: Walked, value: float | None) -> tuple[str | None, 
         told.n_watched += 1
         _judge(live, told, name, node, before, made, value if node is found.top and not found.scaled else None)
     return whole
+
+
+def _is_smoothed(top: Any, node: Any) -> bool:
+    """Whether ``top`` is cross-entropy with label smoothing, which PyTorch makes of this node and the mean log-odds."""
+    if type(top).__name__ != "AddBackward0" or len(top.next_functions) != 2:
+        return False
+    ends = [_down_to(n, "LogSoftmaxBackward0") for n, _ in top.next_functions]
+    log_softmax = node.next_functions[0][0] if node.next_functions else None
+    return ends[0] is not None and ends[0] is ends[1] is log_softmax
+
+
+def _down_to(node: Any, name: str, most: int = 8) -> Any:
+    """The first operation of that name below, along the first operands; None when there is none nearby."""
+    for _ in range(most):
+        if node is None or type(node).__name__ == name:
+            return node
+        node = next((n for n, _ in node.next_functions if n is not None), None)
+    return None
 
 
 def _loss_seen(live: Live, name: str, made: Pass | None, place: Any) -> LossSeen:
