@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -88,7 +90,7 @@ def test_rate_loss_and_norm_are_scaled() -> None:
     with Cured(kind="clip", max_norm=1.0):
         (20 * weight).backward()
         optimizer.step()
-    assert abs(float(weight)) < 1e-5
+    assert abs(weight.item()) < 1e-5
 
 
 def test_loaders_are_shuffled_and_resized() -> None:
@@ -106,8 +108,8 @@ def test_inputs_are_standardised_by_the_first_batch() -> None:
     with Cured(kind="normalise"):
         y = net(torch.tensor([[0.0], [10.0]]))
         again = net(torch.tensor([[5.0]]))
-    assert abs(float(y.mean())) < 1e-6
-    assert abs(float(again)) < 1e-6  # the mean of the first batch
+    assert abs(y.mean().item()) < 1e-6
+    assert abs(again.item()) < 1e-6  # the mean of the first batch
 
 
 def test_probabilities_in_a_loss_of_logits_are_taken_back() -> None:
@@ -121,7 +123,7 @@ def test_probabilities_in_a_loss_of_logits_are_taken_back() -> None:
 
 
 def test_every_cure_has_been_asked_for() -> None:
-    text = open(__file__, encoding="utf-8").read()  # noqa: PTH123, SIM115
+    text = Path(__file__).read_text("utf-8")
     assert len(CURES) >= 11
     assert [kind for kind in CURES if f'kind="{kind}"' not in text] == []
 

@@ -180,7 +180,9 @@ def _normalise(_cure: Mapping[str, Any], patches: Patches) -> None:
         if not args or not isinstance(args[0], Tensor) or not args[0].is_floating_point():
             return None
         x = args[0]
-        mean, std = known.setdefault(id(module), (x.detach().mean(), x.detach().std().clamp_min(1e-6)))
+        if id(module) not in known:
+            known[id(module)] = x.detach().mean(), x.detach().std().clamp_min(1e-6)
+        mean, std = known[id(module)]
         return ((x - mean) / std, *args[1:])
 
     def after(module: nn.Module, _args: Any, _output: Any) -> None:

@@ -115,6 +115,7 @@ def _on_fork(watching: Any) -> None:
     def forget() -> None:
         from dimwise.doctor.seen import ProcessSeen, Seen
 
+        watching.forked = True
         live = watching.live
         live.kept.clear()
         live.batch_keys.clear()

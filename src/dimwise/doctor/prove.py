@@ -6,6 +6,7 @@ A cure that does not help lowers its finding by one level and says so: a remedy 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -34,8 +35,8 @@ class Curve:
     def end(self) -> tuple[float, float]:
         """Mean and standard error over the last part; NaN when there is nothing."""
         tail = self.values[-max(1, round(len(self.values) * _END_FRAC)) :]
-        if not tail:
-            return float("nan"), float("inf")
+        if not tail or not all(map(math.isfinite, tail)):
+            return float("nan"), 0.0
         error = statistics.stdev(tail) / len(tail) ** 0.5 if len(tail) > 1 else 0.0
         return statistics.fmean(tail), error
 
@@ -77,7 +78,7 @@ def proof(without: Seen | None, with_cure: Seen | None, cure: Any) -> dict[str, 
     noise = 2 * (before_error**2 + after_error**2) ** 0.5
     up = broken.measure == "batch accuracy"
     gain = after - before if up else before - after
-    finite_now = before != before and after == after  # NaN before, a number after
+    finite_now = math.isnan(before) and not math.isnan(after)
     helped = finite_now or gain > noise
     n = max(len(broken.values), len(mended.values))
     verdict = "helps" if helped else "does not help within this stretch"

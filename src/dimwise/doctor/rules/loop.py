@@ -91,7 +91,7 @@ def _uncleared(seen: Seen, key: int, told: OptimizerSeen) -> Iterator[Finding]:
         f"after the step{at(stepped)} insert: optimizer.zero_grad()",
         place,
         step=stretch[0].step.step,
-        cure={"kind": "keep_grad"},
+        cure={"kind": "zero_grad"},
     )
 
 
@@ -135,6 +135,7 @@ def zero_grad_before_step(seen: Seen) -> list[Finding] | None:
                 f"move optimizer.zero_grad(){at(cleared)} to before loss.backward(){at(passed)}",
                 cleared or stepped,
                 step=bad[0][0].step.step,
+                cure={"kind": "keep_grad"},
             )
         )
     return said or None

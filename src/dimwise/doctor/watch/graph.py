@@ -67,7 +67,7 @@ def walk(tensor: Tensor, *, deep: bool, scaler: bool) -> Walked:
         return found
     top, skip = node, scaler
     while type(top).__name__ in _SCALINGS and sum(n is not None for n, _ in top.next_functions) == 1:
-        found.scaled = found.scaled or not skip
+        found.scaled = found.scaled or not (skip or _by_one(top))
         skip = False
         top = next(n for n, _ in top.next_functions if n is not None)
     found.top = top
@@ -94,6 +94,12 @@ def walk(tensor: Tensor, *, deep: bool, scaler: bool) -> Walked:
                 seen_nodes.add(other)
                 waiting.append(other)
     return found
+
+
+def _by_one(node: Any) -> bool:
+    """Whether a multiplication or division changes nothing."""
+    other = getattr(node, "_saved_other", None)
+    return isinstance(other, Tensor) and other.numel() == 1 and float(other.detach()) == 1.0
 
 
 def _feeder(node: Any) -> str:

@@ -51,6 +51,8 @@ class Watch:
     module_handles: list[Any] = field(default_factory=list)
     written_at: float = 0.0
     failures: int = 0
+    forked: bool = False
+    """A child of the watched process; most are workers, which have nothing to tell."""
     on: bool = False
 
 
@@ -105,7 +107,7 @@ def write(watch: Watch) -> None:
     if watch.spool is None or not watch.on:
         return
     seen = conclude(watch)
-    if seen.n_backward or seen.n_steps or seen.roots or os.environ.get("DIMWISE_DOCTOR_PID") == str(os.getpid()):
+    if seen.n_backward or seen.n_steps or seen.roots or not watch.forked:
         with contextlib.suppress(OSError):
             wire.write(watch.spool / f"seen-{os.getpid()}.json", seen)
     watch.written_at = time.perf_counter()
