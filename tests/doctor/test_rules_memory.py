@@ -96,5 +96,6 @@ def test_fetching_in_every_step() -> None:
 def test_fetching_now_and_then_or_on_the_cpu() -> None:
     assert silent(memory.sync_every_step(seen(cuda=True, n_syncs=2, n_sync_steps=20)))
     assert silent(memory.sync_every_step(seen(cuda=True, n_sync_steps=20)))
-    assert "CPU" in why(memory.sync_every_step(seen(n_syncs=60, n_sync_steps=20)))
+    assert "live on the CPU" in one(memory.sync_every_step(seen(n_syncs=60, n_sync_steps=20))).evidence
+    assert silent(memory.sync_every_step(seen(n_syncs=20, n_sync_steps=20)))  # the CPU's usual loss.item()
     assert "fewer than 20" in why(memory.sync_every_step(seen(cuda=True, n_syncs=60, n_sync_steps=19)))

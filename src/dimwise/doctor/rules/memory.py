@@ -25,6 +25,8 @@ STARVED_S = 2.0
 """Seconds of training below which saving some of them is not worth a word."""
 SYNC_STEPS = 20
 """Steps before synchronisations are judged."""
+SYNCS_CPU = 2.0
+"""Fetches a step on the CPU: two or more are a habit, one is everybody's loss.item()."""
 SYNCS = 0.95
 """Synchronisations a step. One is what ``loss.item()`` in each step costs; every tenth step is fine."""
 
@@ -132,22 +134,24 @@ def _starved(loader: LoaderSeen) -> Finding:
 def sync_every_step(seen: Seen) -> Finding | NotChecked | None:
     """A value is fetched from the accelerator in every step, which makes it wait for the host. A hint.
 
-    Checked: item(), tolist(), cpu(), numpy() per training step, on an accelerator only. Must not hit: training on the
-    CPU, where they cost nothing; a value fetched every tenth step.
+    Checked: item(), tolist(), cpu(), numpy() called by the user's own lines, per training step: :data:`SYNCS` on an
+    accelerator, :data:`SYNCS_CPU` on the CPU, where they cost little until the script moves. Must not hit: one
+    loss.item() a step on the CPU; a value fetched every tenth step.
     """
-    if not seen.cuda:
-        return NotChecked("sync-every-step", "the parameters live on the CPU, where fetching a value costs nothing")
     if seen.n_sync_steps < SYNC_STEPS:
         return NotChecked("sync-every-step", f"fewer than {SYNC_STEPS} steps were watched")
     rate = seen.n_syncs / seen.n_sync_steps
-    if rate < SYNCS:
+    if rate < (SYNCS if seen.cuda else SYNCS_CPU):
         return None
+    where = (
+        "" if seen.cuda else "; the parameters live on the CPU, where this costs little, but a GPU would stand still"
+    )
     places = ", ".join(f"{place} {n} times" for place, n in seen.sync_places[:3])
     return Finding(
         "sync-every-step",
         "hint",
-        "every step waits for the accelerator",
-        f"{seen.n_syncs} values were fetched in {seen.n_sync_steps} steps ({rate:.1f} a step): {places}",
+        "every step waits for the accelerator" if seen.cuda else "every step would wait for an accelerator",
+        f"{seen.n_syncs} values were fetched in {seen.n_sync_steps} steps ({rate:.1f} a step): {places}{where}",
         "total += loss.detach() and one total.item() per epoch, or log every 50th step",
         place=seen.sync_places[0][0] if seen.sync_places else None,
     )

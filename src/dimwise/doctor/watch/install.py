@@ -24,11 +24,12 @@ from torch.optim.optimizer import register_optimizer_step_post_hook, register_op
 from torch.utils.data import DataLoader, dataloader
 
 from dimwise.doctor import wire
+from dimwise.doctor.finding import Place
 from dimwise.doctor.seen import FULL_STEPS, ProcessSeen, Seen
 from dimwise.doctor.watch import backward, forward, inputs, loading, stepping
 from dimwise.doctor.watch.live import Live, is_compiling
 from dimwise.doctor.watch.patches import Patches
-from dimwise.doctor.watch.place import here
+from dimwise.doctor.watch.place import here, is_users
 
 _WINDOW_STEPS = 3
 _COST_FRAC = 0.01
@@ -496,7 +497,10 @@ def _wrap_syncs(watch: Watch) -> None:
     def counted(original: Any) -> Any:
         def run(self: Any, *args: Any, **kwargs: Any) -> Any:
             if 2 <= live.step < 60 and live.full and live.seen.n_backward and not is_compiling() and not _idle(watch):
-                place = here(2)
+                caller = sys._getframe(1)  # the optimizer fetches values of its own
+                place = None
+                if is_users(caller.f_code.co_filename):
+                    place = Place(caller.f_code.co_filename, caller.f_lineno, caller.f_code.co_name)
                 if place is not None:
                     live.seen.n_syncs += 1
                     counts[place] = counts.get(place, 0) + 1
