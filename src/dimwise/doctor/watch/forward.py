@@ -119,6 +119,8 @@ def root_of(live: Live, module: nn.Module) -> LiveRoot:
     """The root that belongs to this module, made at first sight."""
     known = live.roots.get(id(module))
     if known is not None and known.module() is module:
+        if known.lazy:
+            _describe_late(known, module)
         return known
     key = len(live.root_by_key)
     seen = RootSeen(key, type(module).__name__)
@@ -129,11 +131,24 @@ def root_of(live: Live, module: nn.Module) -> LiveRoot:
     seen.n_mode_modules = sum(_depends_on_mode(part) for part in module.modules())
     for path, part in module.named_modules():
         _describe(root, path, part)
+    root.lazy = any(_lazy(p) for p in module.parameters())
     _ties(live, root, module)
     live.roots[id(module)] = live.root_by_key[key] = root
     live.seen.roots[key] = seen
     live.seen.cuda = live.seen.cuda or any(p.device.type != "cpu" for p in module.parameters())
     return root
+
+
+def _describe_late(root: LiveRoot, module: nn.Module) -> None:
+    """Layers whose shapes are learnt from the first batch are described once they have them."""
+    root.lazy = any(_lazy(p) for p in module.parameters())
+    if root.lazy:
+        return
+    for path, part in module.named_modules():
+        if path not in root.seen.layers:
+            _describe(root, path, part)
+    root.seen.n_params = sum(p.numel() for p in module.parameters())
+    root.seen.n_trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
 
 
 def _lazy(p: Tensor) -> bool:
@@ -270,7 +285,7 @@ def _first_leaf(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
         return
     if made.batch is not None:
         inputs.measure(live, made, module, x)
-    if isinstance(module, nn.modules.conv._ConvNd) and root.seen.first_input_layout is None:
+    if isinstance(module, nn.modules.conv._ConvNd) and module.in_channels and root.seen.first_input_layout is None:
         root.seen.first_input_layout = {
             "path": root.paths.get(id(module), ""),
             "kind": type(module).__name__,

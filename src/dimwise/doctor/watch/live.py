@@ -58,6 +58,8 @@ class LiveRoot:
     n_dead_looks: dict[str, int] = field(default_factory=dict)
     strangers: list[nn.Module] = field(default_factory=list)
     """Modules it calls that are not registered inside; held, so that their ids stay theirs."""
+    lazy: bool = False
+    """Whether some of its layers have not learnt their shapes yet."""
     n_calls: int = 0
     order: dict[str, int] = field(default_factory=dict)
     """path -> position of its first call in the forward pass"""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import weakref
 from dataclasses import dataclass, field
@@ -73,7 +74,7 @@ def _known(live: Live, loader: DataLoader[Any]) -> LiveLoader:
         loader.num_workers,
         loader.worker_init_fn is not None,
     )
-    told.generators = _generators(dataset)
+    told.generators = _generators(dataset) if loader.num_workers > 1 else []
     live.seen.loaders[key] = told
     made = live.loaders[id(loader)] = LiveLoader(told, weakref.ref(loader))
     made.base, made.indices = _rows(dataset, sampler)
@@ -191,8 +192,43 @@ def _generators(dataset: Any) -> list[str]:
         f"dataset.{name} ({word})"
         for name, value in _parts(dataset).items()
         for kind, word in kinds.items()
-        if isinstance(value, kind) and name.partition(".")[0] in drawn
+        if isinstance(value, kind) and name.partition(".")[0] in drawn and _draws_from(dataset, name)
     ]
+
+
+def _draws_from(dataset: Any, name: str) -> bool:
+    """Whether fetching a row moves this generator: tried on a copy whose generator is a copy, too."""
+    numbers, python, torch_state = np.random.get_state(), random.getstate(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        trial = copy.copy(dataset)
+        owner = trial
+        *way, last = name.split(".")
+        for step in way:
+            setattr(owner, step, copy.copy(getattr(owner, step)))
+            owner = getattr(owner, step)
+        generator = _copied(getattr(owner, last))
+        setattr(owner, last, generator)
+        before = _state_of(generator)
+        trial[0]
+        return before != _state_of(generator)
+    except Exception:  # noqa: BLE001 - somebody else's dataset: when it cannot be tried, its code's word counts
+        return True
+    finally:
+        np.random.set_state(numbers)  # noqa: NPY002
+        random.setstate(python)
+        torch.set_rng_state(torch_state)
+
+
+def _copied(generator: Any) -> Any:
+    return generator.clone_state() if isinstance(generator, torch.Generator) else copy.deepcopy(generator)
+
+
+def _state_of(generator: Any) -> str:
+    if isinstance(generator, np.random.Generator):
+        return str(generator.bit_generator.state)
+    if isinstance(generator, torch.Generator):
+        return str(generator.get_state().tolist())
+    return str(generator.getstate() if isinstance(generator, random.Random) else generator.get_state())
 
 
 def _names_used(dataset: Any) -> set[str]:
