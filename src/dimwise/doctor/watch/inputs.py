@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections import deque
 from dataclasses import dataclass, field
 from typing import Any
@@ -106,11 +107,11 @@ def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
     if rows.dtype in (torch.bfloat16, torch.float16):
         rows = rows.float()
     prints = [hash(row.tobytes()) for row in rows.numpy()]
-    whole = hash(tuple(prints))
+    whole = zlib.crc32(rows.numpy().tobytes())  # the same in every process, as Python's own hash is not
     told.n_identical += whole == one.last_hash
     one.last_hash = whole
     if told.purpose == "train" and live.seen.process is not None and len(live.seen.process.batch_hashes) < 400:
-        live.seen.process.batch_hashes.append((live.step, whole & 0xFFFFFFFF))
+        live.seen.process.batch_hashes.append((live.step, whole))
     live.n_batches += 1
     one.recent.append(prints)
     for fingerprint in prints:
@@ -266,5 +267,7 @@ def _neighbours(one: Kept) -> dict[str, float] | None:
     shares = torch.bincount(y - y.min()).double() / n
     chance = float((shares * shares).sum())
     top = float(shares.max())
+    if top > 0.95:  # a discriminator's batches of one label: there is nothing to guess
+        return None
     spread = math.sqrt(max(1e-12, chance * (1 - chance) / n))
     return {"accuracy": accuracy, "chance": chance, "majority": top, "n": float(n), "z": (accuracy - chance) / spread}
