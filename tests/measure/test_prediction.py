@@ -161,6 +161,14 @@ def test_recurrent_notes_are_workspace_in_training_alone() -> None:
     assert found.inference.workspace < found.training.workspace
 
 
+def test_the_fused_encoder_layer_takes_its_wide_layer() -> None:
+    """Three of (B, T, D) are seen from outside; inside there are the wide layer's outputs and one more."""
+    layer = nn.TransformerEncoderLayer(16, 2, 64, batch_first=True).eval()
+    found = predict_memory(layer, (32, 10, 16)).inference
+    assert found.workspace == 4 * 32 * 10 * (64 + 16)
+    assert found.total - found.parameters >= 7 * 4 * 32 * 10 * 16
+
+
 def test_fits_leaves_the_headroom() -> None:
     found = predict_memory(nn.Linear(A, B), (N, A), optimizer=adam)
     assert isinstance(found, MemoryPrediction)

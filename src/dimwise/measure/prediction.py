@@ -27,7 +27,7 @@ from torch._subclasses.fake_tensor import (
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from dimwise.errors import ModelError, nearest
-from dimwise.measure._scratch import Recurrent, beside_recurrent, reordered
+from dimwise.measure._scratch import Recurrent, beside_recurrent, inside_encoder_layer, reordered
 from dimwise.measure._state import evaluating, tensors_in
 
 PRECISIONS = ("fp32", "bf16")
@@ -39,6 +39,7 @@ _RNN = torch.ops.aten.mkldnn_rnn_layer.default
 _RNN_BACKWARD = torch.ops.aten.mkldnn_rnn_layer_backward.default
 _CONV = torch.ops.aten.convolution.default
 _CONV_BACKWARD = torch.ops.aten.convolution_backward.default
+_ENCODER_LAYER = torch.ops.aten._transformer_encoder_layer_fwd.default
 _ADD = torch.ops.aten.add.Tensor
 _NUMBER = torch.ops.aten._local_scalar_dense.default
 
@@ -56,7 +57,7 @@ class MemoryParts:
     """What is computed on the way: outputs kept for backward, temporaries, autocast's copies of weights."""
     inputs: int
     workspace: int
-    """Copies that oneDNN makes of a convolution's tensors in its own order, and its notes in recurrent layers."""
+    """What fused operators take inside: oneDNN's copies in its own order, its notes in recurrent layers."""
 
     @property
     def total(self) -> int:
@@ -378,6 +379,8 @@ class _Log(TorchDispatchMode):
             self._for_a_moment(beside_recurrent(args[0], args[1:5], args[10], backward=False))
         elif func is _RNN_BACKWARD:
             self._for_a_moment(beside_recurrent(args[0], args[1:5], args[15], backward=True))
+        elif func is _ENCODER_LAYER:
+            self._for_a_moment(inside_encoder_layer(args[0], args[14]))
         elif func is _CONV:
             self._for_a_moment(reordered(args[0], args[1], result, *args[3:9], backward=False))
         elif func is _CONV_BACKWARD:
