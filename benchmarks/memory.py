@@ -1,5 +1,7 @@
-"""How near ``measure.predict_memory`` comes to what a step really takes: nine networks of the table (without the
-deepest two of their families), an LSTM, a Transformer encoder and bare attention, three batch sizes each, fp32 and bf16 (autocast), Adam.
+"""How near ``measure.predict_memory`` comes to what a step really takes.
+
+Nine networks of the table (without the deepest two of their families), an LSTM, a Transformer encoder and attention
+alone; three batch sizes each, fp32 and bf16 (autocast), Adam.
 
 Each case runs in a process of its own and is measured in two ways:
 
