@@ -93,7 +93,8 @@ def inside_encoder_layer(x: Tensor, wide: Tensor) -> int:
         >>> inside_encoder_layer(torch.empty(2, 3, 4), torch.empty(16, 4))  # 4 · 2·3·(16 + 4)
         480
     """
-    return x.numel() // x.shape[-1] * (wide.shape[0] + x.shape[-1]) * x.element_size()
+    size = 2 if torch.is_autocast_enabled(x.device.type) else x.element_size()
+    return x.numel() // x.shape[-1] * (wide.shape[0] + x.shape[-1]) * size
 
 
 def _is_last(tensor: Tensor) -> bool:
