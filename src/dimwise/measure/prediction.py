@@ -245,7 +245,7 @@ class _Play:
 
     def __init__(self, model: nn.Module, shape: tuple[int, ...], dtype: torch.dtype, precision: str) -> None:
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.log = _Log()
+        self.log = _Log(most_bytes=2 if precision == "bf16" else 8)
         first = next((t for t in (*model.parameters(), *model.buffers())), None)
         self.device = first.device if first is not None else torch.device("cpu")
         self.precision = precision
@@ -317,8 +317,10 @@ class _Event:
 class _Log(TorchDispatchMode):
     """Every storage from the operator that makes it until it is freed, in order."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, most_bytes: int) -> None:
         super().__init__()
+        self._most_bytes = most_bytes
+        """Of one value where autocast rules: fused operators obey it inside, unseen."""
         self._events: list[_Event] = []
         self._part: dict[int, str] = {}
         self._storages: dict[int, tuple[int, weakref.ref[torch.UntypedStorage]]] = {}
@@ -381,7 +383,7 @@ class _Log(TorchDispatchMode):
         elif func is _RNN_BACKWARD:
             self._for_a_moment(beside_recurrent(args[0], args[1:5], args[15], backward=True))
         elif func is _ENCODER_LAYER:
-            self._for_a_moment(inside_encoder_layer(args[0], args[14]))
+            self._for_a_moment(inside_encoder_layer(args[0], args[14], min(self._most_bytes, args[0].element_size())))
         elif func is _CONV:
             self._for_a_moment(reordered(args[0], args[1], result, *args[3:9], backward=False))
         elif func is _CONV_BACKWARD:
