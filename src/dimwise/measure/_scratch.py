@@ -82,6 +82,21 @@ def beside_recurrent(x: Tensor, weights: list[Tensor], n_hidden: int, *, backwar
     return n_bytes + (gates + x.numel()) * x.element_size()
 
 
+def inside_encoder_layer(x: Tensor, wide: Tensor, n_bytes: int) -> int:
+    """Bytes beyond its result that PyTorch's fused Transformer layer takes in inference: the wide layer, and one more.
+
+    Args:
+        x: (B, T, D) input.
+        wide: (F, D) weights of the first of its two dense layers.
+        n_bytes: of one value inside; autocast's 2 cannot be seen from x.
+
+    Example:
+        >>> inside_encoder_layer(torch.empty(2, 3, 4), torch.empty(16, 4), 4)  # 4 · 2·3·(16 + 4)
+        480
+    """
+    return x.numel() // x.shape[-1] * (wide.shape[0] + x.shape[-1]) * n_bytes
+
+
 def _is_last(tensor: Tensor) -> bool:
     channels_last = tensor.dim() == 4 and tensor.is_contiguous(memory_format=torch.channels_last)
     return channels_last and not tensor.is_contiguous()
