@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
-from dimwise.doctor.watch.install import Watch, begin, conclude, end, write
+from dimwise.doctor.watch.install import begin
+from dimwise.doctor.watch.state import Watch
+from dimwise.doctor.watch.windows import conclude, end, write
 
 __all__ = ["Watch", "begin", "conclude", "end", "write"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+import time
 import weakref
 from dataclasses import dataclass, field
 from typing import Any
@@ -98,7 +99,7 @@ def asked(live: Live, loader: Any) -> None:
     """The consumer asks for the next batch."""
     made = live.loaders.get(id(loader))
     if made is not None:
-        now = live_clock()
+        now = time.perf_counter()
         made.asked_at = now
         made.first_at = made.first_at or now
 
@@ -108,7 +109,7 @@ def given(live: Live, loader: Any) -> None:
     made = live.loaders.get(id(loader))
     if made is None:
         return
-    now = live_clock()
+    now = time.perf_counter()
     told = made.seen
     told.n_batches += 1
     if told.n_batches > 2 and made.asked_at:  # the first ones start workers
@@ -117,13 +118,6 @@ def given(live: Live, loader: Any) -> None:
     else:
         made.first_at = now
     live.loader_now = told.key
-
-
-def live_clock() -> float:
-    """The clock of waits."""
-    import time
-
-    return time.perf_counter()
 
 
 def conclude(live: Live) -> None:

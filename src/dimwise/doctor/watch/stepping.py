@@ -1,9 +1,8 @@
-"""What moves the parameters: optimizers and what is done between backward and step, schedules, updates by hand."""
+"""What moves the parameters: optimizers, what is done between backward and step, updates by hand."""
 
 from __future__ import annotations
 
 import math
-import time
 import weakref
 from collections.abc import Iterable
 from typing import Any
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.doctor.finding import Place
-from dimwise.doctor.seen import LayerSeen, OptimizerSeen, SchedulerSeen
+from dimwise.doctor.seen import LayerSeen, OptimizerSeen
 from dimwise.doctor.watch.live import Live, LiveOptimizer, LiveRoot, sample
 from dimwise.doctor.watch.place import here
 
@@ -358,59 +357,3 @@ def manual_steps(live: Live) -> None:
             live.event("manual_step", root.seen.key, None, stale=stale, grad_norm=norm)
             stepped(live)
         root.probe = now
-
-
-# -- schedules --------------------------------------------------------------------------------------------------------
-
-
-def scheduler_made(live: Live, scheduler: Any, keys: dict[int, int]) -> None:
-    """A learning-rate schedule was built."""
-    key = len(live.seen.schedulers)
-    keys[id(scheduler)] = key
-    optimizer = getattr(scheduler, "optimizer", None)
-    made = optimizer_of(live, optimizer) if isinstance(optimizer, torch.optim.Optimizer) else None
-    told = SchedulerSeen(key, type(scheduler).__name__, made.seen.key if made else None, here(3))
-    for name in ("total_steps", "T_max", "total_iters", "T_0"):
-        length = getattr(scheduler, name, None)
-        if isinstance(length, int):
-            told.total_steps = length
-            break
-    told.step_size = getattr(scheduler, "step_size", None)
-    gamma = getattr(scheduler, "gamma", None)
-    told.gamma = float(gamma) if isinstance(gamma, (int, float)) else None
-    base = getattr(scheduler, "base_lrs", None)
-    told.base_lr = max((float(r) for r in base), default=None) if base else None
-    live.schedule_starts[key] = made.seen.n_steps if made else 0
-    live.seen.schedulers[key] = told
-
-
-def scheduler_stepped(live: Live, scheduler: Any, key: int) -> None:
-    """Its ``step`` ran (its own first one, inside its constructor, is not told)."""
-    told = live.seen.schedulers[key]
-    told.n_steps += 1
-    optimizer = getattr(scheduler, "optimizer", None)
-    made = live.optimizers.get(id(optimizer))
-    no_step_yet = made is not None and made.seen.n_steps == 0
-    told.n_before_optimizer += no_step_yet
-    if told.step_place is None:
-        told.step_place = here(3)
-    if live.full and made is not None:
-        lrs = tuple(float(g.get("lr", math.nan)) for g in scheduler.optimizer.param_groups)
-        live.event("scheduler", key, told.step_place, lrs=lrs, before_first_step=no_step_yet)
-
-
-def schedules_conclude(live: Live) -> None:
-    """How many steps each schedule's optimizer took in its time, and how long an epoch of its loader is."""
-    lens = [
-        math.ceil(x.n_rows / x.batch_size) for x in live.seen.loaders.values() if x.trains and x.n_rows and x.batch_size
-    ]
-    for told in live.seen.schedulers.values():
-        if told.optimizer is not None:
-            started = live.schedule_starts.get(told.key, 0)
-            told.optimizer_steps = live.seen.optimizers[told.optimizer].n_steps - started
-        told.loader_len = lens[0] if lens else None
-
-
-def now() -> float:
-    """The clock all of the watcher's own costs are taken from."""
-    return time.perf_counter()
