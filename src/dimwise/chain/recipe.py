@@ -128,7 +128,7 @@ def _text(name: str) -> tuple[str, str]:
         return path.read_text("utf-8"), str(path)
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise RecipeError(f"cannot read recipe {name}: {reason}", next_step="dimwise recipe list") from None
+        raise RecipeError(f"cannot read recipe {name}: {reason}", next_step="See: dimwise recipe list.") from None
 
 
 def _builtin() -> resources.abc.Traversable:
