@@ -54,3 +54,7 @@ def test_a_missing_extra_says_how_to_get_it() -> None:
 )
 def test_nearest(word: str, found: str) -> None:
     assert nearest(word, ("epochs", "batch_size")) == found
+
+
+def test_a_question_is_not_closed_twice() -> None:
+    assert str(UserError("no 'mlpp'", expected="a network. did you mean 'mlp'?")).endswith("'mlp'?")

@@ -42,7 +42,8 @@ class DimwiseError(Exception):
         text = what.rstrip(".")
         if expected:
             text += f"; expected {expected.rstrip('.')}"
-        super().__init__(text + "." + (f" {next_step}" if next_step else ""))
+        text += "" if text.endswith("?") else "."
+        super().__init__(text + (f" {next_step}" if next_step else ""))
 
 
 class UserError(DimwiseError):

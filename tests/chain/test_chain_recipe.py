@@ -73,3 +73,8 @@ def test_a_file_with_a_mistake_in_its_toml_names_line_and_file(tmp_path):
     path.write_text("[train]\nlr = = 3\n")
     with pytest.raises(RecipeError, match=r"mine.toml is not valid TOML.*line 2"):
         chain.load(path)
+
+
+def test_an_unknown_student_is_refused_where_the_recipe_is_read() -> None:
+    with pytest.raises(RecipeError, match=r"fold.distill.student = 'mlpp' is not valid.*did you mean 'mlp'\?"):
+        chain.load("digits", ["fold.distill.student=mlpp"])

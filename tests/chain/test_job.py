@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from dimwise import chain, models, ship
 from dimwise.data import load as load_data
-from dimwise.errors import BudgetError, NonFiniteLoss, RecipeError, RunError
+from dimwise.errors import BudgetError, NonFiniteLoss, ParityError, RecipeError, RunError
 from dimwise.runs import folder, metrics
 from dimwise.tasks import get
 from dimwise.train import evaluate
@@ -93,6 +93,16 @@ def test_an_impossible_budget_fails_and_names_the_nearest(tmp_path):
     assert result.exit_code == 1
     assert "The nearest is 'quantize': size is" in str(result.failure)
     assert result.as_dict()["chosen"] == "quantize"
+
+
+def test_an_int8_graph_far_from_its_network_is_not_delivered_as_equal(tmp_path):
+    settings = ["train.epochs=2", "fold.candidates=['quantize']", "budget.drop=1.0", "budget.size_bytes=100000"]
+    settings += ["ship.parity_max_score_drop=1.0", "ship.parity_int8_tolerance=1e-9"]
+    result = chain.run(chain.load("digits", settings), runs_dir=tmp_path)
+    assert isinstance(result.failure, ParityError)
+    assert result.exit_code == 1
+    assert "outputs off by at most 1e-09 of their size" in str(result.failure)
+    assert result.as_dict()["parity"]["passed"] is False
 
 
 def test_no_fold_better_keeps_the_original(tmp_path):

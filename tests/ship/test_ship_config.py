@@ -41,7 +41,15 @@ def test_config_goes_through_toml() -> None:
 
 
 @pytest.mark.parametrize(
-    "bad", [{"threads": 0}, {"batches": [0]}, {"batches": []}, {"opset": 7}, {"parity_tolerance": 0.0}]
+    "bad",
+    [
+        {"threads": 0},
+        {"batches": [0]},
+        {"batches": []},
+        {"opset": 7},
+        {"parity_tolerance": 0.0},
+        {"parity_int8_tolerance": 0.0},
+    ],
 )
 def test_values_out_of_range(bad: dict[str, Any]) -> None:
     with pytest.raises(RecipeError, match=next(iter(bad))):

@@ -235,7 +235,7 @@ def deliver(
         data.test,
         task,
         batches=recipe.ship.batches,
-        tolerance=recipe.ship.parity_tolerance if chosen.exact else None,
+        tolerance=recipe.ship.parity_tolerance if chosen.exact else recipe.ship.parity_int8_tolerance,
         max_score_drop=recipe.ship.parity_max_score_drop,
     )
     try:

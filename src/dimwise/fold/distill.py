@@ -37,7 +37,7 @@ from typing import Annotated, Any
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field
+from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from dimwise.errors import ModelError, RecipeError, UserError, nearest
@@ -46,6 +46,7 @@ from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._trace import trace
 from dimwise.measure import evaluating
 from dimwise.models import build
+from dimwise.models.config import known
 from dimwise.models.init import he_init_
 from dimwise.recipe import config
 from dimwise.seeds import derive
@@ -71,7 +72,7 @@ class DistillConfig:
     be copied."""
     epochs: Annotated[int, Field(ge=0)] = 0
     """Passes over the training split; 0 takes those of the training. Default: 0."""
-    student: str = ""
+    student: Annotated[str, AfterValidator(lambda name: known(name) if name else name)] = ""
     """Name of the student's architecture; empty makes a narrower copy of the teacher. Default: empty."""
 
 

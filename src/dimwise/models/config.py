@@ -11,7 +11,8 @@ from dimwise.models import MODELS
 from dimwise.recipe import config
 
 
-def _known(name: str) -> str:
+def known(name: str) -> str:
+    """A validator of recipes: the name of a network of the table."""
     if name not in MODELS:
         hint = "A recipe runs no code: name your own with --model." if ":" in name else nearest(name, MODELS)
         raise ValueError(f"a network of `dimwise model list`. {hint}".removesuffix(". "))
@@ -22,7 +23,7 @@ def _known(name: str) -> str:
 class ModelConfig:
     """Which network, how wide, with how much dropout."""
 
-    name: Annotated[str, AfterValidator(_known)] = "small_cnn"
+    name: Annotated[str, AfterValidator(known)] = "small_cnn"
     """A name of `dimwise model list`. Default: small, and takes images of any size."""
     width: Annotated[float, Field(gt=0, le=16)] = 1.0
     """Factor on the channels of each layer, rounded to multiples of 8. Default: the paper's own."""

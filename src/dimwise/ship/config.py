@@ -19,6 +19,8 @@ class ShipConfig:
     """Threads of one inference. Default: 1, since small networks lose more by handing over work than they gain."""
     parity_tolerance: Annotated[float, Field(gt=0)] = 1e-4
     """Largest difference of a float32 artifact, as a fraction of the outputs' norm. Default: 1000 roundings."""
+    parity_int8_tolerance: Annotated[float, Field(gt=0)] = 1.0
+    """The same for an int8 artifact. Default: as far off as outputs are large; beyond that it is another function."""
     parity_max_score_drop: Annotated[float, Field(ge=0, le=1)] = 0.005
     """Score an artifact may lose on the test set, 0 to 1. Default: half a point; at 0 one rounded tie would fail."""
     batches: Annotated[tuple[Annotated[int, Field(ge=1, le=100_000)], ...], Field(min_length=1)] = (1, 3, 64)

@@ -46,7 +46,7 @@ class Parity:
     reference_score: float = 0.0
     n_samples: int = 0
     tolerance: float | None = None
-    """Limit of ``max_scaled_diff``; None where only the score counts (int8)."""
+    """Limit of ``max_scaled_diff``; None where only the score counts."""
     max_score_drop: float = 0.0
     """Limit of −``score_delta``."""
 
@@ -93,7 +93,7 @@ def parity(
         split: test split: raw inputs and targets, at least one.
         task: gives the score.
         batches: sizes, each ≥ 1, at which samples spread over the split are run again.
-        tolerance: limit of the difference; None where rounding is meant (int8) and only the score counts.
+        tolerance: limit of the difference, wider where rounding is meant (int8); None where only the score counts.
         max_score_drop: score that may be lost, a fraction ≥ 0.
 
     Returns:
