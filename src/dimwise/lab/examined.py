@@ -60,6 +60,8 @@ def _child(script: str, arguments: list[str], spool: str) -> None:
         os.dup2(sink, 2)
         sys.argv = [script, *arguments]
         torch.set_num_threads(1)  # several runs share the cores
+        # A child inherits its server's way of starting processes; a user's own process starts workers in this one.
+        multiprocessing.set_start_method("fork", force=True)
         from dimwise.doctor import inside
 
         inside.begin()
