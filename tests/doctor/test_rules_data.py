@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from tests.doctor._seen2 import AT, batches, findings, layer, loader, loss, one, root, seen, silent, why
+from tests.doctor._parts import AT, batches, findings, layer, loader, loss, one, root, seen, silent, why
 
 from dimwise.doctor.finding import Place
 from dimwise.doctor.rules import data, datasets, labels

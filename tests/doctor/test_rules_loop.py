@@ -11,7 +11,7 @@ from dimwise.doctor.rules import RULES, loop, modes, schedule
 from dimwise.doctor.rules import losses as losses_
 from dimwise.doctor.seen import LoaderSeen, RootSeen, SchedulerSeen, Seen
 
-from ._seen import TEST, Tape, line, only, silent
+from ._tape import TEST, Tape, line, only, silent
 
 FAMILY = [
     *(loop.missing_zero_grad, loop.zero_grad_before_step, loop.optimizer_never_steps, loop.backward_never_called),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.doctor._seen2 import AT, batches, loader, one, seen, silent, why
+from tests.doctor._parts import AT, batches, loader, one, seen, silent, why
 
 from dimwise.doctor.rules import memory
 from dimwise.doctor.seen import Event, Seen

@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 import pytest
-from tests.doctor._seen2 import AT, batches, findings, layer, loss, one, root, seen, silent, why
+from tests.doctor._parts import AT, batches, findings, layer, loss, one, root, seen, silent, why
 
 from dimwise.doctor.rules import activations, layers, model
 from dimwise.doctor.seen import ActivationSeen, OptimizerSeen, Seen

@@ -11,7 +11,7 @@ from dimwise.doctor.rules import RULES, optimizer, rates
 from dimwise.doctor.rules.trace import loss_series
 from dimwise.doctor.seen import ActivationSeen, RootSeen, SchedulerSeen, Seen
 
-from ._seen import Tape, line, only, silent
+from ._tape import Tape, line, only, silent
 
 FAMILY = [
     *(optimizer.parameters_not_in_optimizer, optimizer.optimizer_holds_stale_parameters),

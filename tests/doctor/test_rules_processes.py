@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from tests.doctor._seen2 import AT, loader, one, root, seen, silent, why
+from tests.doctor._parts import AT, loader, one, root, seen, silent, why
 
 from dimwise.doctor.rules import processes
 from dimwise.doctor.seen import Event, ProcessSeen, Seen
