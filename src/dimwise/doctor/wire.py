@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
-import math
 import types
 import typing
 from pathlib import Path
@@ -17,7 +16,7 @@ from dimwise.doctor.seen import Seen
 def write(path: Path, seen: Seen) -> None:
     """Write ``seen`` beside ``path`` and rename, so that a reader never meets half of it."""
     part = path.with_name(f"{path.name}.part")
-    part.write_text(json.dumps(_plain(seen), allow_nan=True, separators=(",", ":")), encoding="utf-8")
+    part.write_text(_text(seen), encoding="utf-8")
     part.replace(path)
 
 
@@ -37,7 +36,7 @@ def to_plain(seen: Seen) -> dict[str, Any]:
         >>> from_plain(to_plain(Seen(n_steps=3))).n_steps
         3
     """
-    told: dict[str, Any] = _plain(seen)
+    told: dict[str, Any] = json.loads(_text(seen))
     return told
 
 
@@ -49,18 +48,20 @@ def from_plain(told: dict[str, Any]) -> Seen:
     return made
 
 
+def _text(seen: Seen) -> str:
+    return json.dumps(seen, default=_plain, separators=(",", ":"))
+
+
 def _plain(value: Any) -> Any:
+    """One level of what json does not know; json itself, in C, does the rest."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return value  # json writes NaN and Infinity, and reads them
-    if isinstance(value, (str, int, float, bool)) or value is None:
-        return value
+        return {name: getattr(value, name) for name in _names(type(value))}
     return str(value)
+
+
+@functools.cache
+def _names(kind: type) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(kind))
 
 
 @functools.cache

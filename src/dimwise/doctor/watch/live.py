@@ -127,8 +127,11 @@ class Live:
     """Of our own callbacks, so that what they do is not watched."""
     scaler_factor: bool = False
     last_train_hash: int | None = None
-    step_ms: float = 0.0
-    last_step_at: float = 0.0
+    step_s: float = 0.0
+    """What one step of the script takes without us."""
+    timed_from: tuple[float, float] | None = None
+    """(clock, watching_s) at the step from which steps are timed"""
+    last_step_at: int = 0
     full_cost_s: float = 0.0
     loader_now: int | None = None
     kept: dict[int, Any] = field(default_factory=dict)

@@ -25,6 +25,8 @@ class Watch:
     """Steps after which it looks away for good; None never."""
     module_handles: list[Any] = field(default_factory=list)
     written_at: float = 0.0
+    write_s: float = 0.0
+    """What the last file cost."""
     failures: int = 0
     forked: bool = False
     """A child of the watched process; most are workers, which have nothing to tell."""

@@ -28,6 +28,7 @@ _COST_FRAC = 0.01
 _LEAST_GAP = 50
 _WRITE_EVERY_S = 2.0
 _ARM_GAP = 25
+_WARM_STEPS = 20
 
 
 def end(watch: Watch) -> Seen:
@@ -61,11 +62,13 @@ def write(watch: Watch) -> None:
     """Write what was seen to the spool, if there is one and something was seen."""
     if watch.spool is None or not watch.on:
         return
+    start = time.perf_counter()
     seen = conclude(watch)
     if seen.n_backward or seen.n_steps or seen.roots or not watch.forked:
         with contextlib.suppress(OSError):
             wire.write(watch.spool / f"seen-{os.getpid()}.json", seen)
-    watch.written_at = time.perf_counter()
+    now = time.perf_counter()
+    watch.write_s, watch.written_at = now - start, now
 
 
 def hook_modules(watch: Watch) -> None:
@@ -121,8 +124,8 @@ def set_full(watch: Watch, full: bool) -> None:
 def between_steps(watch: Watch) -> None:
     """After a fully watched step: write, and look away when it is time."""
     live = watch.live
-    now = time.perf_counter()
-    if live.step in (3, 8, 20) or now - watch.written_at > _WRITE_EVERY_S:
+    _tick(live)
+    if live.step in (3, 8, 20) or _may_write(watch):
         write(watch)
     if live.armed > 0:
         live.armed -= 1
@@ -138,17 +141,26 @@ def between_steps(watch: Watch) -> None:
         _close_window(watch)
 
 
+def _may_write(watch: Watch) -> bool:
+    """Whether the last file is old enough for the next to cost about a hundredth of the time between them."""
+    return time.perf_counter() - watch.written_at > max(_WRITE_EVERY_S, watch.write_s / _COST_FRAC)
+
+
+def _tick(live: Live) -> None:
+    """Measure what a step takes without us: from the twentieth on, when what is slow at first is over."""
+    if live.step == _WARM_STEPS:
+        live.timed_from = (time.perf_counter(), live.watching_s)
+    elif live.step > _WARM_STEPS and live.timed_from is not None and live.step <= FULL_STEPS:
+        elapsed_s = time.perf_counter() - live.timed_from[0] - (live.watching_s - live.timed_from[1])
+        live.step_s = max(1e-6, elapsed_s / (live.step - _WARM_STEPS))
+
+
 def _close_window(watch: Watch) -> None:
     live = watch.live
-    now = time.perf_counter()
-    write(watch)
-    cost_s = live.watching_s - live.full_cost_s
-    steps = max(1, live.step - int(live.last_step_at))
-    if live.step_ms == 0.0:  # the first steps, all watched: what one of them takes without us
-        live.step_ms = max(1e-3, (now - live.started - live.watching_s) / max(1, live.step) * 1e3)
-    per_step_s = cost_s / steps
-    window_s = per_step_s * _WINDOW_STEPS + 0.02  # and the file that is written
-    gap = max(_LEAST_GAP, int(window_s / (_COST_FRAC * live.step_ms / 1e3)))
+    if _may_write(watch):
+        write(watch)
+    cost_s = (live.watching_s - live.full_cost_s) / max(1, live.step - live.last_step_at) * _WINDOW_STEPS
+    gap = max(_LEAST_GAP, int(cost_s / (_COST_FRAC * max(1e-6, live.step_s))))
     live.next_window = live.step + gap
     live.last_step_at = live.step
     set_full(watch, False)
