@@ -18,12 +18,9 @@ PAGE = HERE.parent / "docs" / "doctor.md"
 
 def page() -> str:
     """The text of docs/doctor.md, with the harm that was measured where there is a record of it."""
-    record = HERE / "records" / "gallery_harm.json"
-    pairs = json.loads(record.read_text("utf-8"))["figures"]["pairs"] if record.is_file() else []
-    harms: dict[str, dict[str, object]] = {}
-    for pair in pairs:
-        harms.setdefault(pair["slug"], pair)
-    return as_page(harms)
+    record = HERE / "records" / "doctor_gallery.json"
+    figures = json.loads(record.read_text("utf-8"))["figures"] if record.is_file() else {}
+    return as_page(figures.get("harm", {}), figures.get("rules", {}))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""``make bench``: every benchmark, one after the other, each writing its record; then the README's tables.
+"""``make bench``: every benchmark, one after the other, each writing its record; then the README's tables and the docs.
 
 python benchmarks/run.py [NAME ...]      only those
 """
@@ -10,7 +10,17 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-NAMES = ("startup", "digits", "overhead", "mnist", "memory", "cifar10")
+NAMES = (
+    "startup",
+    "digits",
+    "overhead",
+    "mnist",
+    "memory",
+    "cifar10",
+    "doctor_overhead",
+    "doctor_steps",
+    "doctor_gallery",
+)
 
 
 def main() -> int:
@@ -19,7 +29,8 @@ def main() -> int:
         print(f"== {name}", flush=True)
         if subprocess.run([sys.executable, str(HERE / f"{name}.py")]).returncode:
             failed.append(name)
-    subprocess.run([sys.executable, str(HERE / "tables.py"), "--write"], check=True)
+    for page in ("tables", "docs"):
+        subprocess.run([sys.executable, str(HERE / f"{page}.py"), "--write"], check=True)
     if failed:
         print("failed:", ", ".join(failed))
     return 1 if failed else 0

@@ -13,7 +13,17 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 README = HERE.parent / "README.md"
 START, END = "<!-- benchmarks: start -->", "<!-- benchmarks: end -->"
-ORDER = ("digits", "mnist", "overhead", "cifar10", "startup", "memory")
+ORDER = (
+    "digits",
+    "mnist",
+    "overhead",
+    "cifar10",
+    "startup",
+    "memory",
+    "doctor_gallery",
+    "doctor_overhead",
+    "doctor_steps",
+)
 
 
 def table() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.data import DataLoader, SequentialSampler, TensorDataset
 
-from dimwise.doctor.cures import CURES, apply
+from dimwise.doctor.cures import CURES, apply, watch_answers
 from dimwise.doctor.prove import proof
 from dimwise.doctor.seen import Seen
 from dimwise.doctor.watch.patches import Patches
@@ -150,6 +151,73 @@ def test_a_number_after_nan_helps() -> None:
     found = proof(history([float("nan")] * 10), history([1.0] * 10), {"kind": "clip"})
     assert found is not None
     assert found["helped"]
+
+
+def test_eval_mode_is_for_passes_without_gradients_and_leaves_modes_as_they_were() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5), nn.BatchNorm1d(2))
+    net[2].eval()
+    seen = []
+    net[1].register_forward_hook(lambda module, _x, _y: seen.append(module.training))
+    with Cured(kind="eval_mode"):
+        net(torch.ones(2, 2))
+        with torch.no_grad():
+            net(torch.ones(2, 2))
+    assert seen == [True, False]
+    assert [part.training for part in net] == [True, True, False]
+
+
+def answers(net: nn.Module, cure: str | None, passes: int = 3) -> list[float]:
+    told: list[tuple[int, float]] = []
+    patches = Patches()
+    watch_answers(told, lambda: 7, patches)
+    if cure:
+        apply({"kind": cure}, patches)
+    x = torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    net(x)  # with gradients: none of our business
+    with torch.no_grad():
+        for _ in range(passes):
+            net(x)
+    patches.undo()
+    assert all(step == 7 for step, _ in told)
+    return [value for _, value in told]
+
+
+def test_answers_depend_on_the_company_in_training_mode_alone() -> None:
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5), nn.Linear(8, 3))
+    assert min(answers(net, None)) > 0.1
+    assert len(answers(net, None)) == 3
+    assert max(answers(net, "eval_mode")) < 1e-5
+    assert max(answers(net.eval(), None)) < 1e-5
+
+
+def test_who_looks_at_answers_changes_nothing() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.Dropout(0.5))
+    twin = copy.deepcopy(net)
+    x = torch.randn(16, 4)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        expected = [twin(x), twin(x)]
+    told: list[tuple[int, float]] = []
+    patches = Patches()
+    watch_answers(told, lambda: 0, patches)
+    torch.manual_seed(1)
+    with torch.no_grad():
+        found = [net(x), net(x)]
+    patches.undo()
+    assert len(told) == 2
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(net.buffers(), twin.buffers(), strict=True))
+
+
+def test_the_proof_of_an_evaluation_is_about_its_answers() -> None:
+    cure = {"kind": "eval_mode"}
+    without, mended = (Seen(answers=[(60, v)] * 5, loss_history=[(0, 1.0, None)] * 9) for v in (0.8, 0.0))
+    found = proof(without, mended, cure)
+    assert found is not None
+    assert found["helped"]
+    assert (found["measure"], found["without_end"], found["with_end"]) == ("change of answers", 0.8, 0.0)
+    assert proof(without, Seen(), cure) is None  # no evaluation within the stretch: nothing is proven or disproven
 
 
 def test_without_a_curve_there_is_no_proof() -> None:

@@ -222,6 +222,7 @@ def write_run(
     recipe: str = RECIPE,
     torn: str = "",
     seen: dict[str, Any] | None = None,
+    lr_range: dict[str, Any] | None = None,
 ) -> Path:
     """A run folder with what is given; ``torn`` is what a kill left of the last line of metrics.jsonl."""
     folder.mkdir(parents=True)
@@ -233,6 +234,8 @@ def write_run(
         (folder / "result.json").write_text(json.dumps(result), encoding="utf-8")
     if seen is not None:
         (folder / "seen.json").write_text(json.dumps(seen), encoding="utf-8")
+    if lr_range is not None:
+        (folder / "lr_range.json").write_text(json.dumps(lr_range), encoding="utf-8")
     if pictures is not None:
         np.savez_compressed(folder / "pictures.npz", **pictures)  # type: ignore[arg-type]
     return folder

@@ -396,6 +396,44 @@ def test_a_damaged_record_of_what_was_seen_is_left_out(
     assert not any("over" in label and "layers" in label and "steps" in label for label in page.values("aria-label"))
 
 
+def curve(**more: Any) -> dict[str, Any]:
+    """A range test as a run keeps it."""
+    rates = [10.0**e for e in range(-6, 2)]
+    losses = [2.3, 2.3, 2.25, 1.6, 0.9, 0.7, 2.0, 9.0]
+    told = {"rates": rates, "losses": losses, "smoothed": losses, "interval": [1e-3, 0.05], "suggested": 1e-2}
+    return told | {"n_seeds": 3} | more
+
+
+def test_the_learning_rates_that_were_tried_are_drawn_with_the_run_s_own(
+    write: Callable[..., Path], result: dict[str, Any]
+) -> None:
+    _, page = read(write(result=result, lr_range=curve()))
+    assert "rates to try: 0.0010 to 0.050" in page.values("aria-label")
+    for words in ("Learning rates that were tried", "this run: 0.0020", "mean of 3 seeds"):
+        assert words in page.text, words
+
+
+def test_a_curve_without_a_clear_answer_says_so(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    _, page = read(write(result=result, lr_range=curve(interval=None, suggested=None)))
+    assert "no clear answer" in page.values("aria-label")
+
+
+def test_a_curve_that_was_left_out_says_why(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    _, page = read(write(result=result, lr_range={"left_out": "time", "share": 0.05}))
+    assert "more than 5% of the training's time" in page.text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [[], {"rates": 3}, curve(losses=[1.0]), curve(rates=[0.0] * 8), curve(rates=[None] * 8), curve(smoothed=["x"] * 8)],
+)
+def test_a_damaged_curve_of_learning_rates_is_left_out(
+    write: Callable[..., Path], result: dict[str, Any], damage: Any
+) -> None:
+    _, page = read(write(result=result, lr_range=damage))
+    assert "Learning rates that were tried" not in page.text
+
+
 def test_a_healthy_run_is_told_so(write: Callable[..., Path], result: dict[str, Any]) -> None:
     result["checks"] = []
     assert "Nothing was found. 3 rules looked" in read(write(result=result))[1].text

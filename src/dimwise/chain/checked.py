@@ -60,7 +60,7 @@ def fit(
 
 @contextmanager
 def _watched(run_dir: Path, progress: Progress, checks: dict[str, Any]) -> Iterator[None]:
-    watching = _harmless(_begin, progress)
+    watching = harmless(_begin, progress, "look at this training")
     error: BaseException | None = None
     try:
         yield
@@ -69,7 +69,7 @@ def _watched(run_dir: Path, progress: Progress, checks: dict[str, Any]) -> Itera
         raise
     finally:
         if watching is not None:
-            checks |= _harmless(lambda: _conclude(watching, error, run_dir), progress) or {}
+            checks |= harmless(lambda: _conclude(watching, error, run_dir), progress, "look at this training") or {}
 
 
 def _begin() -> Watch:
@@ -105,9 +105,10 @@ def told(seen: Seen) -> dict[str, Any]:
     return {"checks": report["findings"], "checked": about}
 
 
-def _harmless(action: Callable[[], T], progress: Progress) -> T | None:
+def harmless(action: Callable[[], T], progress: Progress, what: str) -> T | None:
+    """What ``action`` gives, or None and one line when it fails: nothing that only looks may harm a training."""
     try:
         return action()
     except Exception as failed:  # noqa: BLE001 - whatever it is, the training is worth more
-        progress.say(f"doctor: could not look at this training ({type(failed).__name__}: {failed})")
+        progress.say(f"doctor: could not {what} ({type(failed).__name__}: {failed})")
         return None

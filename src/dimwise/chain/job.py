@@ -12,7 +12,7 @@ from torch import nn
 
 from dimwise import measure, ship
 from dimwise.chain import candidates as folding
-from dimwise.chain import checked, choose, facts, pictures
+from dimwise.chain import checked, choose, facts, pictures, rates
 from dimwise.chain.candidates import Candidate, Skipped, sizes_within
 from dimwise.chain.recipe import Recipe
 from dimwise.chain.start import Clock, begin, build, read, recorded, reopen, whole
@@ -116,6 +116,9 @@ def _run(
             fitted, checks = checked.fit(network, data, task, recipe, run_dir=run_dir, progress=progress, resume=resume)
             fitted = whole(fitted, run_dir) if resume else fitted
             fitted.model.cpu()  # what follows is measured where it will be served
+        with clock("rates"):
+            rates.tried(recipe, data, task, fitted, model=model, run_dir=run_dir, progress=progress)
+            checks = rates.advised(checks, run_dir)
         with clock("fold"), progress.stage("fold", len(recipe.fold.candidates) + 1) as bar:
             found: list[Candidate] = []
             skipped: dict[str, str] = {}

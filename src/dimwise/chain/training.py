@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from dimwise.chain import checked
+from dimwise.chain import checked, rates
 from dimwise.chain.recipe import Recipe
 from dimwise.chain.start import Clock, begin, build, read, recorded, reopen, whole
 from dimwise.data import load as load_data
@@ -70,6 +70,9 @@ def _train(
             fitted, checks = checked.fit(network, data, task, recipe, run_dir=run_dir, progress=progress, resume=resume)
         if resume:
             fitted = whole(fitted, run_dir)
+        with clock("rates"):
+            rates.tried(recipe, data, task, fitted, model=model, run_dir=run_dir, progress=progress)
+            checks = rates.advised(checks, run_dir)
         with clock("test"):
             score = evaluate(fitted.model, data.test, data.normalise, task)[1]
         told = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,6 +69,7 @@ def at_run(run: Path, ignore: Collection[str]) -> Look:
     Raises:
         RunError: when nothing was, or its record is damaged.
     """
+    from dimwise.chain import rates
     from dimwise.doctor import wire
     from dimwise.doctor.examine import examine
 
@@ -88,7 +89,9 @@ def at_run(run: Path, ignore: Collection[str]) -> Look:
     remarks = [f"run {run.name}: the first {seen.n_steps:,} steps were watched"]
     if seen.error:
         remarks.append(f"it ended with {seen.error.get('type')}: {seen.error.get('message')}")
-    return Look(examine([seen], ignore=ignore), remarks)
+    report, measured = examine([seen], ignore=ignore), rates.advice(run)
+    findings = [replace(f, remedy=f.remedy + measured) if f.rule in rates.RULES else f for f in report.findings]
+    return Look(replace(report, findings=findings), remarks)
 
 
 def at_data(word: str, data_dir: Path | None, ignore: Collection[str]) -> Look:

@@ -100,6 +100,70 @@ def _train_mode(_cure: Mapping[str, Any], patches: Patches) -> None:
     patches.on_undo(hooks.register_module_forward_hook(after, always_call=True).remove)
 
 
+def _eval_mode(_cure: Mapping[str, Any], patches: Patches) -> None:
+    """Networks that are in training mode while gradients are off are put into evaluation mode for the pass."""
+    inside: list[nn.Module] = []
+    before_it: list[tuple[nn.Module, bool]] = []
+
+    def before(module: nn.Module, _args: Any) -> None:
+        if not torch.is_grad_enabled() and module.training and not inside:
+            inside.append(module)
+            before_it.extend((part, part.training) for part in module.modules())
+            module.eval()
+
+    def after(module: nn.Module, _args: Any, _output: Any) -> None:
+        if inside and inside[0] is module:
+            for part, training in before_it:
+                part.training = training
+            inside.clear()
+            before_it.clear()
+
+    patches.on_undo(hooks.register_module_forward_pre_hook(before).remove)
+    patches.on_undo(hooks.register_module_forward_hook(after, always_call=True).remove)
+
+
+def watch_answers(told: list[tuple[int, float]], step: Callable[[], int], patches: Patches) -> None:
+    """For proofs about evaluation: how much answers change when half of the batch is left out.
+
+    Number of one pass without gradients: ‖a − b‖ / ‖a − mean(a)‖, a the answers to the first half of the rows in the
+    company of the others, b their answers alone. A network in evaluation mode answers alike (0, up to rounding); one
+    whose dropout is on, or whose norms look at the batch, does not. Randomness and buffers are as if nobody had asked.
+
+    Args:
+        told: is extended by (step, number), at most 20 times.
+        step: which step it is.
+        patches: what ends it.
+    """
+    inside: list[nn.Module] = []
+    asking: list[bool] = []
+
+    def before(module: nn.Module, _args: Any) -> None:
+        if not inside:
+            inside.append(module)
+
+    def after(module: nn.Module, args: Any, output: Any) -> None:
+        if not inside or inside[0] is not module or asking:
+            return
+        rows = len(output) if isinstance(output, Tensor) and output.ndim and output.is_floating_point() else 0
+        fits = [isinstance(a, Tensor) and a.ndim > 0 and len(a) == rows for a in args]
+        if rows >= 4 and args and all(fits) and not torch.is_grad_enabled() and len(told) < 20:
+            kept = [(b, b.clone()) for b in module.buffers()]
+            state = torch.get_rng_state()
+            first = output[: rows // 2].clone()
+            asking.append(True)
+            alone = module(*(a[: rows // 2] for a in args))
+            asking.clear()
+            torch.set_rng_state(state)
+            for buffer, value in kept:
+                buffer.copy_(value)
+            spread = (first - first.mean()).norm()
+            told.append((step(), float((first - alone).norm() / spread.clamp_min(1e-12))))
+        inside.clear()
+
+    patches.on_undo(hooks.register_module_forward_pre_hook(before).remove)
+    patches.on_undo(hooks.register_module_forward_hook(after).remove)
+
+
 def _lr(cure: Mapping[str, Any], patches: Patches) -> None:
     """Every optimizer starts with its rates times ``factor``."""
 
@@ -225,6 +289,7 @@ CURES: dict[str, Callable[[Mapping[str, Any], Patches], None]] = {
     "zero_grad": _zero_grad,
     "keep_grad": _keep_grad,
     "train_mode": _train_mode,
+    "eval_mode": _eval_mode,
     "lr": _lr,
     "clip": _clip,
     "scale_loss": _scale_loss,

@@ -14,7 +14,7 @@ from typing import Any
 
 from dimwise.doctor.cures import CURES
 from dimwise.doctor.finding import SEVERITIES, Finding, Report
-from dimwise.doctor.inside import CURE, STOP
+from dimwise.doctor.inside import ANSWERS, CURE, STOP
 from dimwise.doctor.script import Execution, watch_script
 from dimwise.doctor.seen import Seen
 
@@ -22,6 +22,8 @@ _AT_MOST = 6
 """Different cures that are tried: each runs the script once."""
 _END_FRAC = 0.25
 """Part of the stretch whose mean counts as its end."""
+_PASSES = 5
+"""Passes of an evaluation that are looked at."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Curve:
     """What one stretch reached, step by step."""
 
     measure: str
-    """'batch accuracy' (higher is better) or 'loss' (lower is)."""
+    """'batch accuracy' (higher is better), 'loss' (lower is), or 'change of answers' (lower is): relative difference of
+    the outputs for half of an evaluation batch when the other half is left out."""
     values: list[float]
 
     def end(self) -> tuple[float, float]:
@@ -58,8 +61,10 @@ def prove(
     if not wanted:
         return report
 
+    evaluation = any(cure["kind"] == "eval_mode" for _, cure in wanted if cure)
+
     def stretch(cure: str | None) -> Execution:
-        more = {STOP: str(steps), **({CURE: cure} if cure else {})}
+        more = {STOP: str(steps), **({CURE: cure} if cure else {}), **({ANSWERS: str(_PASSES)} if evaluation else {})}
         return watch_script(target, arguments, module=module, more=more, quiet=True)
 
     without = _main(stretch(None))
@@ -72,7 +77,9 @@ def proof(without: Seen | None, with_cure: Seen | None, cure: Any) -> dict[str, 
     """The two curves side by side, and whether the cure helped by more than the noise; None when one is missing."""
     if without is None or with_cure is None:
         return None
-    broken, mended = _curves(without, with_cure)
+    broken, mended = _curves(without, with_cure, cure)
+    if not broken.values or not mended.values:
+        return None
     before, before_error = broken.end()
     after, after_error = mended.end()
     noise = 2 * (before_error**2 + after_error**2) ** 0.5
@@ -80,7 +87,7 @@ def proof(without: Seen | None, with_cure: Seen | None, cure: Any) -> dict[str, 
     gain = after - before if up else before - after
     finite_now = math.isnan(before) and not math.isnan(after)
     helped = finite_now or gain > noise
-    n = max(len(broken.values), len(mended.values))
+    n, unit = max(len(broken.values), len(mended.values)), "passes" if cure and cure["kind"] == "eval_mode" else "steps"
     verdict = "helps" if helped else "does not help within this stretch"
     return {
         "cure": cure,
@@ -91,12 +98,15 @@ def proof(without: Seen | None, with_cure: Seen | None, cure: Any) -> dict[str, 
         "without_end": before,
         "with_end": after,
         "helped": helped,
-        "summary": f"{broken.measure} at the end of {n} steps: {before:.4g} without the cure, {after:.4g} with it; "
+        "summary": f"{broken.measure} at the end of {n} {unit}: {before:.4g} without the cure, {after:.4g} with it; "
         f"it {verdict}",
     }
 
 
-def _curves(without: Seen, with_cure: Seen) -> tuple[Curve, Curve]:
+def _curves(without: Seen, with_cure: Seen, cure: Any) -> tuple[Curve, Curve]:
+    if cure and cure["kind"] == "eval_mode":  # the training is the same with and without
+        before, after = ([v for _, v in s.answers] for s in (without, with_cure))
+        return Curve("change of answers", before), Curve("change of answers", after)
     both = without.accuracy_history, with_cure.accuracy_history
     if all(len(history) >= 5 for history in both):
         return tuple(Curve("batch accuracy", [v for _, v in h]) for h in both)  # type: ignore[return-value]

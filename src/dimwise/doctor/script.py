@@ -27,6 +27,8 @@ class Execution:
     """Of the script; 128 + n when signal n ended it."""
     processes: list[Seen] = field(default_factory=list)
     """By rank; the one that trained most first among equals."""
+    output: str = ""
+    """What it printed, where that was kept."""
     remarks: list[str] = field(default_factory=list)
     """What a reader should know: it never imported torch, it was killed, a file could not be read."""
 

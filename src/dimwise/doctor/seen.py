@@ -413,6 +413,8 @@ class Seen:
     """(step, value passed to backward, root) of watched backward passes."""
     accuracy_history: list[tuple[int, float]] = field(default_factory=list)
     """(step, share of right answers in the training batch) of watched passes through a classification loss."""
+    answers: list[tuple[int, float]] = field(default_factory=list)
+    """Of a proof about evaluation: (step, how far answers change when half of the batch is left out)."""
     broadcasts: list[dict[str, Any]] = field(default_factory=list)
     """Handwritten losses whose difference has shape (N, N) while the output has N elements: {"step", "place",
     "output_shape", "difference_shape", "shapes": the two that met (optional), "both_grad": whether both sides came

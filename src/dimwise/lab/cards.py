@@ -102,15 +102,23 @@ def as_text(one: Card) -> str:
     return _markdown("\n".join([*lines, "", "See it", f"  {one.broken}", f"  {one.mended}"]))
 
 
-def as_page(harms: Mapping[str, Mapping[str, Any]]) -> str:
+def as_page(harms: Mapping[str, Mapping[str, Mapping[str, Any]]], counts: Mapping[str, Mapping[str, int]]) -> str:
     """The page of all cards in Markdown.
 
     Args:
-        harms: slug -> {"arch", "name", "broken", "mended"}: what was measured of the mistake, where it was.
+        harms: slug -> network -> {"name", "broken", "mended"}: the scores that were measured, where they were.
+        counts: slug -> {"named", "quiet", "of"}: in how many runs the mistake was named and the mended form left alone.
     """
     made = cards()
     links = " · ".join(f"[{one.slug}](#{one.slug})" for one in made)
-    return "\n".join([_HEAD.format(n=len(made)), links, "", *(_section(one, harms.get(one.slug)) for one in made)])
+    return "\n".join(
+        [
+            _HEAD.format(n=len(made)),
+            links,
+            "",
+            *(_section(one, harms.get(one.slug, {}), counts.get(one.slug)) for one in made),
+        ]
+    )
 
 
 _HEAD = """\
@@ -123,16 +131,30 @@ that shows its mistake and its cure on real data; the commands below run them.
 """
 
 
-def _section(one: Card, harm: Mapping[str, Any] | None) -> str:
+def _section(one: Card, harm: Mapping[str, Mapping[str, Any]], count: Mapping[str, int] | None) -> str:
     lines = [f"## {one.slug}", "", _markdown(one.title), ""]
     for name, told in (("Mistake", one.mistake), ("Why nothing complains", one.silent), ("Harm", one.harm)):
         lines += [f"- **{name}:** {_sentence(told)}"] if told else []
-    if harm and harm.get("mended") is not None:
-        broken = "no score" if harm["broken"] is None else f"{harm['broken']:.4g}"
-        lines.append(f"- **Measured:** {harm['name']} {broken} with it, {harm['mended']:.4g} without ({harm['arch']}).")
+    measured = [f"{arch.upper() if arch in _SHORT else arch} {_pair(row)}" for arch, row in harm.items()]
+    if measured:
+        name = next(iter(harm.values()))["name"]
+        lines.append(f"- **Measured:** {name} with it → without: {'; '.join(measured)}.")
+    if count:
+        lines.append(
+            f"- **Named:** in {count['named']} of {count['of']} runs; the mended form was left in peace in "
+            f"{count['quiet']} of {count['of']}."
+        )
     lines += [f"- **Cure:** {_sentence(one.cure)}"] if one.cure else []
     lines += ["", "What is checked:", "", *(f"> {line}".rstrip() for line in _markdown(one.checked).splitlines())]
     return "\n".join([*lines, "", "```bash", one.broken, one.mended, "```", ""])
+
+
+_SHORT = ("cnn", "lstm")
+
+
+def _pair(row: Mapping[str, Any]) -> str:
+    broken, mended = ("no score" if row[form] is None else f"{row[form]:.4g}" for form in ("broken", "mended"))
+    return f"{broken} → {mended}"
 
 
 def _sentence(text: str) -> str:

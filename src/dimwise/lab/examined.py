@@ -17,13 +17,22 @@ from pathlib import Path
 
 from dimwise.doctor.examine import examine
 from dimwise.doctor.finding import Report
+from dimwise.doctor.inside import STEPS
 from dimwise.doctor.script import Execution, collect, environment
 
 _IMPORTED = ["torch.utils.data", "sklearn.datasets", "dimwise.doctor.watch"]
 
 
+_OUTPUT = "output.txt"
+
+
 def examined(
-    script: Path, arguments: Sequence[str] = (), *, ignore: Collection[str] = (), limit_s: float = 240.0
+    script: Path,
+    arguments: Sequence[str] = (),
+    *,
+    ignore: Collection[str] = (),
+    limit_s: float = 240.0,
+    steps: int | None = None,
 ) -> tuple[Report, Execution]:
     """The doctor's report on one run of ``script``, and how the run ended.
 
@@ -32,11 +41,12 @@ def examined(
         arguments: its own.
         ignore: slugs of rules that are left out.
         limit_s: seconds after which the run is killed.
+        steps: optimizer steps after which watching stops; the script goes on.
     """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(_IMPORTED)
     with tempfile.TemporaryDirectory(prefix="dimwise-doctor-") as spool:
-        child = context.Process(target=_child, args=(str(script), list(arguments), spool))
+        child = context.Process(target=_child, args=(str(script), list(arguments), spool, steps))
         child.start()
         child.join(limit_s)
         if child.exitcode is None:
@@ -44,18 +54,20 @@ def examined(
             child.join()
         code = child.exitcode or 0
         execution = collect(Path(spool), code if code >= 0 else 128 - code)
+        if (Path(spool) / _OUTPUT).is_file():
+            execution.output = (Path(spool) / _OUTPUT).read_text("utf-8", errors="replace")
     return examine(execution.processes, ignore=ignore), execution
 
 
-def _child(script: str, arguments: list[str], spool: str) -> None:
-    """The script as ``__main__``, watched, its output thrown away; never returns."""
+def _child(script: str, arguments: list[str], spool: str, steps: int | None) -> None:
+    """The script as ``__main__``, watched, its output kept; never returns."""
     import torch
 
     code = 1
     leave = os._exit
     try:
-        os.environ.update(environment(spool))
-        sink = os.open(os.devnull, os.O_WRONLY)
+        os.environ.update(environment(spool) | ({STEPS: str(steps)} if steps else {}))
+        sink = os.open(Path(spool) / _OUTPUT, os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(sink, 1)
         os.dup2(sink, 2)
         sys.argv = [script, *arguments]

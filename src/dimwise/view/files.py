@@ -39,6 +39,8 @@ class RunFiles:
     pictures: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     seen: Mapping[str, Any] = field(default_factory=dict)
     """What the doctor saw, as ``seen.json`` holds it."""
+    lr_range: Mapping[str, Any] = field(default_factory=dict)
+    """The curve of the learning-rate range test, as ``lr_range.json`` holds it."""
     status: str = ""
     """running | interrupted | finished | failed | unreadable"""
     unreadable: tuple[str, ...] = ()
@@ -118,6 +120,7 @@ def read(run_dir: Path) -> RunFiles:
         history=history(records),
         pictures=pictures,
         seen=_json(run_dir / "seen.json", bad),
+        lr_range=_json(run_dir / "lr_range.json", bad),
         status=folder.status(run_dir),
         unreadable=tuple(bad),
     )

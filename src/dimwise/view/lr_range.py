@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dimwise.view import canvas
-from dimwise.view.palette import ACCENT, BAD, MUTED
+from dimwise.view.palette import ACCENT, BAD, INK, MUTED
 from dimwise.view.strings import words
 from dimwise.view.units import significant
 
@@ -21,6 +21,7 @@ def lr_range(
     *,
     interval: tuple[float, float] | None = None,
     suggested: float | None = None,
+    used: float | None = None,
     n_seeds: int = 1,
     language: str = "en",
 ) -> Any:
@@ -32,6 +33,7 @@ def lr_range(
         smoothed: one a rate.
         interval: lowest and highest rate to try; None says that there is no clear answer.
         suggested: the rate to begin with.
+        used: the rate that a training takes at its highest, marked; None marks none.
         n_seeds: whose mean the losses are.
         language: en or zh.
     """
@@ -55,6 +57,12 @@ def lr_range(
         if suggested is not None:
             axes.axvline(suggested, color=ACCENT, linewidth=1.2, linestyle="--")
     axes.annotate(text, (0.02, 0.04), xycoords="axes fraction", color=colour, size=12)
+    if used is not None and rates and rates[0] <= used <= rates[-1]:
+        axes.axvline(used, color=INK, linewidth=1.2)
+        side = "right" if used > (rates[0] * rates[-1]) ** 0.5 else "left"
+        axes.annotate(say("lr_range_used", {"rate": significant(used, 2)}), (used, 0.96), size=12, color=INK,
+                      xycoords=axes.get_xaxis_transform(), xytext=(-5 if side == "right" else 5, 0),
+                      textcoords="offset points", ha=side, va="top")  # fmt: skip
     canvas.legend(axes, [(say("lr_range_measured", {"n": n_seeds}), MUTED), (say("lr_range_smoothed"), ACCENT)])
     return figure
 

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["MISTAKES", "archs", "harm", "path", "run"]
+__all__ = ["MISTAKES", "archs", "path", "run", "score"]
 
 MISTAKES: dict[str, str] = {
     # the loop
@@ -82,7 +82,7 @@ MISTAKES: dict[str, str] = {
 }
 """Slug of the rule -> module that shows it."""
 
-_SCORE = re.compile(r"^score=(\S+) name=(\w+)$")
+_SCORE = re.compile(r"^score=(\S+) name=(\w+)$", re.MULTILINE)
 
 
 def path(slug: str) -> Path:
@@ -140,23 +140,24 @@ def run(slug: str, *, mended: bool, arch: str | None = None, seed: int = 0, more
     start = time.perf_counter()
     done = subprocess.run(command, capture_output=True, text=True, env=env)
     seconds_s = time.perf_counter() - start
-    found = _SCORE.match((done.stdout.splitlines() or [""])[-1])
+    reached, name = score(done.stdout)
     return {
-        "score": float(found[1]) if found else None,
-        "name": found[2] if found else None,
+        "score": reached,
+        "name": name,
         "returncode": done.returncode,
         "seconds_s": round(seconds_s, 3),
         "said": (done.stderr.strip().splitlines() or [""])[-1],
     }
 
 
-def harm(slug: str, arch: str | None = None, seed: int = 0, more: Sequence[str] = ()) -> dict[str, Any]:
-    """Run both forms of a mistake from the same seed: what it costs is the distance of their scores.
+def score(printed: str) -> tuple[float | None, str | None]:
+    """What a script reached, and what that is; a score named ``loss`` is better when lower.
 
-    Returns:
-        ``{"slug", "arch", "seed", "broken", "mended"}``, the last two as ``run`` returns them. A score named ``loss``
-        is better when lower. A mistake that does no visible harm has two scores that hardly differ.
+    Example:
+        >>> score("after epoch 0: 0.91\\nscore=0.9731 name=accuracy\\n")
+        (0.9731, 'accuracy')
+        >>> score("out of memory")
+        (None, None)
     """
-    arch = arch or archs(slug)[0]
-    both = {form: run(slug, mended=form == "mended", arch=arch, seed=seed, more=more) for form in ("broken", "mended")}
-    return {"slug": slug, "arch": arch, "seed": seed, **both}
+    found = _SCORE.search(printed)
+    return (float(found[1]), found[2]) if found else (None, None)

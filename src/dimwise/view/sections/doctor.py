@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import pairwise
 from typing import Any
 
 from dimwise.view import figures
 from dimwise.view.files import RunFiles
+from dimwise.view.lr_range import lr_range
 from dimwise.view.page import Safe, clean, el, join
 from dimwise.view.picture import figure, svg
 from dimwise.view.story import mapping, sequence
 from dimwise.view.strings import Words
-from dimwise.view.units import number
+from dimwise.view.units import number, significant
 
 _ORDER = ("error", "warning", "hint")
 _COLUMNS = 100
@@ -32,7 +34,7 @@ def section(run: RunFiles, say: Words) -> Safe:
     findings = [mapping(f) or {"rule": clean(f)} for f in sequence(run.result["checks"])]
     findings.sort(key=_rank)
     told = el("ul", *(_finding(finding, say) for finding in findings), cls="findings") if findings else Safe("")
-    return join((_scope(run, say, well=not findings), told, _layers(run, say)))
+    return join((_scope(run, say, well=not findings), told, _layers(run, say), _rates(run, say)))
 
 
 def _scope(run: RunFiles, say: Words, *, well: bool) -> Safe:
@@ -98,6 +100,35 @@ def _layers(run: RunFiles, say: Words) -> Safe:
         picture = figures.layer_heat(steps, rows, title, along="axis_step", shares=shares, language=say.language)
         drawn.append(figure(svg(picture, f"doctor{name.replace('_', '')}", label), say(f"doctor_{name}_caption")))
     return join((el("h3", say("doctor_layers_title")), el("div", *drawn, cls="pair"))) if drawn else Safe("")
+
+
+def _rates(run: RunFiles, say: Words) -> Safe:
+    """The curve of the range test with this run's rate in it, or why there is none."""
+    told = run.lr_range
+    if told.get("left_out"):
+        share = f"{number(told.get('share')) or 0.0:.0%}"
+        return el("p", say("lr_range_left_out", {"share": share}), cls="note")
+    columns = [[number(v) for v in sequence(told.get(key))] for key in ("rates", "losses", "smoothed")]
+    curves = [[v for v in column if v is not None] for column in columns]
+    n = len(curves[0])
+    if n < 2 or any(len(curve) != n for curve in curves) or any(a >= b for a, b in pairwise([0.0, *curves[0]])):
+        return Safe("")
+    ends = [number(v) for v in sequence(told.get("interval"))]
+    low, high = ends if len(ends) == 2 else (None, None)
+    interval = (low, high) if low is not None and high is not None and 0 < low < high else None
+    used = number(mapping(run.recipe.get("train")).get("lr"))
+    picture = lr_range(
+        *curves,
+        interval=interval,
+        suggested=number(told.get("suggested")),
+        used=used,
+        n_seeds=int(number(told.get("n_seeds")) or 1),
+        language=say.language,
+    )
+    values = {"low": significant(interval[0], 2), "high": significant(interval[1], 2)} if interval else {}
+    label = say("lr_range_interval", values) if interval else say("lr_range_unclear")
+    drawn = figure(svg(picture, "doctorlrrange", label), say("lr_range_caption"))
+    return join((el("h3", say("lr_range_title")), drawn))
 
 
 def seen_rows(seen: Mapping[str, Any], group: str, key: str) -> tuple[list[int], Mapping[str, list[float | None]]]:
