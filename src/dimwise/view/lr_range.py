@@ -44,7 +44,7 @@ def lr_range(
     if len(rates) > 1:
         axes.set_xlim(rates[0], rates[-1])
         canvas.log_axis(axes, "x")
-        low, high = min(smoothed), max(smoothed[: max(1, len(smoothed) // 2)])
+        low, high = min(*smoothed, *losses), max(smoothed[: max(1, len(smoothed) // 2)])
         span = max(high - low, 1e-3 * max(abs(high), 1e-9))
         axes.set_ylim(low - 0.15 * span, high + 0.5 * span)  # where it diverges is no matter of how far
     canvas.number_axis(axes)
