@@ -314,6 +314,17 @@ def test_small_steps_that_are_meant():
     assert silent(rates.lr_too_low(trained.seen))
 
 
+def test_weights_of_one_deviation_are_new():
+    tape = run([2.3] * 60, [1e-7] * 60)
+    tape.seen.roots[0].layers = fading(1.0, layers=6).seen.roots[0].layers
+    for i, layer in enumerate(tape.seen.roots[0].layers.values()):
+        layer.init |= {"std": 0.02 * (1 + 0.005 * (-1) ** i), "absmax": 0.09}
+    assert only(rates.lr_too_low(tape.seen)).rule == "lr-too-low"
+    for i, layer in enumerate(tape.seen.roots[0].layers.values()):
+        layer.init |= {"std": 0.02 * 1.2**i}  # trained: each its own
+    assert silent(rates.lr_too_low(tape.seen))
+
+
 # -- gradients
 
 
@@ -359,7 +370,7 @@ def test_vanishing_gradients():
     tape.seen.roots[0].activations = [ActivationSeen("act", "sigmoid", place=line(30))]
     found = only(rates.vanishing_gradients(tape.seen))
     assert "after 8 layers" in found.evidence
-    assert "1e-06 of it" in found.evidence
+    assert "1.82e-06 of it" in found.evidence
     assert "instead of sigmoid at train.py:30" in found.remedy
 
 
@@ -367,6 +378,12 @@ def test_gradients_that_do_not_vanish():
     assert rates.vanishing_gradients(fading(0.4).seen) is None
     assert rates.vanishing_gradients(fading(1e-3, layers=3).seen) is None
     assert rates.vanishing_gradients(fading(0.1, kind="Embedding").seen) is None
+    attention = fading(0.1)  # a query alone gets little; the value beside it, or a norm before it, gets enough
+    attention.seen.roots[0].layers["layers.1"].grad_norm = [(s, 0.01) for s in range(20)]
+    assert rates.vanishing_gradients(attention.seen) is None
+    normed = fading(0.1)
+    normed.layer("embedding.norm", 0, kind="LayerNorm", shape=(64,)).grad_norm = [(s, 0.01) for s in range(20)]
+    assert rates.vanishing_gradients(normed.seen) is None
     small = fading(0.5)
     for layer in small.seen.roots[0].layers.values():
         layer.grad_norm = [(s, 1e-9) for s in range(20)]  # converged

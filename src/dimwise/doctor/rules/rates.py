@@ -31,6 +31,8 @@ TINY = 100
 STANDING = 5e-5
 """‖Δw‖/‖w‖ that the median layer reaches at no step: to change by its own size once takes 20 000 steps in one
 direction. Fine-tuning with Adam at 1e-5 lies above it (about 5e-4); momentum lifts a hopeless rate up to it."""
+ALIKE = 4
+"""Layers whose weights have one and the same deviation before that says that nobody has trained them."""
 LONG = 50
 """Steps before a rate is called too low: a warm-up may need so many."""
 FIRST = 0.02
@@ -166,9 +168,21 @@ def lr_too_low(seen: Seen) -> list[Finding | NotChecked] | None:
 
 
 def _is_new(root: RootSeen) -> bool:
-    told = [(layer.n_params, is_fresh(layer)) for layer in root.layers.values() if layer.requires_grad]
-    known = [(n, new) for n, new in told if new is not None]
-    return sum(n for n, new in known if new) > 0.5 * sum(n for n, _ in known)
+    """Whether most of its weights are as an initialiser leaves them: each by its size, or all by one deviation, as
+    N(0, 0.02) is drawn in language models; training gives every layer its own.
+    """
+    layers = [layer for layer in root.layers.values() if layer.requires_grad]
+    known = [(x, new) for x, new in ((x, is_fresh(x)) for x in layers) if new is not None]
+    usual = median(x.init["std"] for x, _ in known)
+    alike = [x for x, _ in known if _drawn_with(usual, x)]
+    one = alike if len(alike) >= max(ALIKE, len(known) / 2) else []
+    return sum(x.n_params for x, new in known if new or x in one) > 0.5 * sum(x.n_params for x, _ in known)
+
+
+def _drawn_with(std: float, layer: LayerSeen) -> bool:
+    n = math.prod(layer.shape)
+    centred = abs(layer.init.get("mean", 0.0)) <= 4 * std / math.sqrt(n)
+    return bool(centred and abs(layer.init["std"] - std) <= max(0.03, 3 / math.sqrt(2 * n)) * std)
 
 
 def exploding_gradients(seen: Seen) -> list[Finding] | None:
@@ -271,10 +285,11 @@ def _spikes(seen: Seen, root: RootSeen) -> tuple[bool, str, str | None, int] | N
 def vanishing_gradients(seen: Seen) -> list[Finding] | None:
     """The first layers get gradients ten thousand times smaller than the last ones.
 
-    Compares the gradient per weight (norm / √n) of the first and the last quarter of the layers that mix units, each
-    by its median layer and over the later half of the first 20 steps, so that a last layer that begins at zero has
-    grown by then. Needs 4 layers and 10 steps. Silent: tables (their gradient is sparse), frozen layers, dead units
-    (another rule), converged runs (both ends are small).
+    Compares the gradient per weight (norm / √n) of the first and the last quarter of the layers that mix units, over
+    the later half of the first 20 steps, so that a last layer that begins at zero has grown by then: the median layer
+    of the last quarter with the largest of the first and of what comes before it (norms, tables). Needs 4 layers and
+    10 steps. Silent: a first layer that alone gets little (queries and keys do while attention is even) beside others
+    that get enough; frozen layers; dead units (another rule); converged runs (both ends are small).
     """
     said = []
     for root in seen.trained_roots():
@@ -283,7 +298,8 @@ def vanishing_gradients(seen: Seen) -> list[Finding] | None:
             continue
         n = max(1, len(layers) // 4)
         front, back = layers[:n], layers[-n:]
-        low, high = median(map(_per_weight, front)), median(map(_per_weight, back))
+        until = [x for x in in_order(root) if x.order <= front[-1].order and len(x.grad_norm) >= ENOUGH]
+        low, high = max(map(_per_weight, until)), median(map(_per_weight, back))
         if not high > 0 or not low < FADED * high:
             continue
         squash = next((a for a in root.activations if a.function in ("sigmoid", "tanh")), None)
@@ -297,8 +313,8 @@ def vanishing_gradients(seen: Seen) -> list[Finding] | None:
                 "vanishing-gradients",
                 "warning",
                 "gradients vanish on their way to the first layers",
-                f"over {len(front[0].grad_norm)} steps the gradient per weight of {root.kind} is {number(low)} in "
-                f"'{front[0].path}' and {number(high)} in '{back[-1].path}': {number(low / high)} of it after "
+                f"over {len(front[0].grad_norm)} steps the gradient per weight of {root.kind} is at most {number(low)} up "
+                f"to '{front[-1].path}' and {number(high)} in '{back[-1].path}': {number(low / high)} of it after "
                 f"{len(layers)} layers",
                 remedy,
                 squash.place if squash else root.place,
