@@ -313,8 +313,8 @@ def vanishing_gradients(seen: Seen) -> list[Finding] | None:
                 "vanishing-gradients",
                 "warning",
                 "gradients vanish on their way to the first layers",
-                f"over {len(front[0].grad_norm)} steps the gradient per weight of {root.kind} is at most {number(low)} up "
-                f"to '{front[-1].path}' and {number(high)} in '{back[-1].path}': {number(low / high)} of it after "
+                f"over {len(front[0].grad_norm)} steps the gradient per weight of {root.kind} is at most "
+                f"{number(low)} up to '{front[-1].path}' and {number(high)} in '{back[-1].path}': {number(low / high)} of it after "
                 f"{len(layers)} layers",
                 remedy,
                 squash.place if squash else root.place,
