@@ -314,8 +314,8 @@ def vanishing_gradients(seen: Seen) -> list[Finding] | None:
                 "warning",
                 "gradients vanish on their way to the first layers",
                 f"over {len(front[0].grad_norm)} steps the gradient per weight of {root.kind} is at most "
-                f"{number(low)} up to '{front[-1].path}' and {number(high)} in '{back[-1].path}': {number(low / high)} of it after "
-                f"{len(layers)} layers",
+                f"{number(low)} up to '{front[-1].path}' and {number(high)} in '{back[-1].path}': {number(low / high)} "
+                f"of it after {len(layers)} layers",
                 remedy,
                 squash.place if squash else root.place,
                 module=front[0].path or None,
