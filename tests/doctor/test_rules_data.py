@@ -288,6 +288,7 @@ def test_all_of_it_alone() -> None:
         (valid(in_train=30),),  # natural duplicates
         (valid(in_train=640), batches("eval", 2, in_train=5)),  # a monitor beside a clean set
         (valid(in_train=300, n_hashed=300, shape=(6,)),),  # a table of few categories
+        (valid(in_train=640, shape=(), floating=False, n_varied=1, dataset_rows=200),),  # words, one a row
         (valid(in_train=600, trained_first=10),),  # an agent
         (valid(in_train=640, root=7),),  # another network
         (valid(in_train=640), batches(key=3, root=7)),  # a teacher is asked about its student's batches
@@ -410,6 +411,7 @@ def test_learnt_by_heart() -> None:
         signal(losses=(loss(weighted=True),)),
         signal(losses=(loss(input_shape=(32, 32)),)),
         signal(weighted_loss=True),
+        signal(n_made=10),  # an adversary
     ],
 )
 def test_labels_with_signal(told: Any) -> None:

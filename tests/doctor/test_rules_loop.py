@@ -526,6 +526,10 @@ def test_a_schedule_that_is_never_stepped():
     tape.seen.loaders[0] = LoaderSeen(0, n_iterations=4, trains=True)
     tape.seen.finished = True
     assert "stepped 0 times in 200" in only(schedule.scheduler_misused(tape.seen)).evidence
+    tape.seen.schedulers[0].written_line = 61  # it waits for a worse epoch
+    found = only(schedule.scheduler_misused(tape.seen))
+    assert found.severity == "hint"
+    assert "line 61 would step it and was not reached" in found.evidence
     tape.seen.loaders[0].n_iterations = 1  # stopped within its first epoch
     assert schedule.scheduler_misused(tape.seen) is None
 

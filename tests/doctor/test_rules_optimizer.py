@@ -9,7 +9,7 @@ import pytest
 from dimwise.doctor.finding import NotChecked
 from dimwise.doctor.rules import RULES, optimizer, rates
 from dimwise.doctor.rules.trace import loss_series
-from dimwise.doctor.seen import ActivationSeen, RootSeen, SchedulerSeen, Seen
+from dimwise.doctor.seen import FULL_STEPS, ActivationSeen, LossSeen, RootSeen, SchedulerSeen, Seen
 
 from ._tape import Tape, line, only, silent
 
@@ -301,10 +301,22 @@ def test_lr_too_low():
     assert said == [NotChecked("lr-too-low", "needs 50 watched steps, saw 20")]
 
 
+def test_a_loss_that_only_comes_down_to_chance_stands_still():
+    falls = [2.5 - 0.1 * i / 60 for i in range(60)]
+    assert silent(rates.lr_too_low(run(falls, [1e-7] * 60).seen))
+    tape = run(falls, [1e-7] * 60)
+    tape.seen.losses.append(LossSeen("cross_entropy", root=0, chance=math.log(10)))
+    assert "loss 2.49 to 2.41" in only(rates.lr_too_low(tape.seen)).evidence
+
+
 def test_small_steps_that_are_meant():
     assert silent(rates.lr_too_low(run([2.3] * 60, [5e-5] * 60).seen))  # fine-tuning
     assert silent(rates.lr_too_low(run([2.3] * 60, [1e-2, *[1e-8] * 59]).seen))  # end of a schedule
     assert silent(rates.lr_too_low(run([2.3 - i / 60 for i in range(60)], [1e-7] * 60).seen))  # it learns
+    late = [2.3] * FULL_STEPS
+    assert silent(rates.lr_too_low(run([*late, 2.1, 2.1, 2.1], [3e-5] * len(late)).seen))  # slow, and it learns
+    assert not silent(rates.lr_too_low(run([*late, 2.3, 2.3, 2.3], [3e-5] * len(late)).seen))
+    assert silent(rates.lr_too_low(run([*[2.3] * 60, *[2.27] * 60], [3e-5] * 120).seen))
     warm = run([2.3] * 60, [1e-7] * 60)
     warm.seen.optimizers[0].lr_history = [(i, (i * 1e-9,)) for i in range(60)]
     assert rates.lr_too_low(warm.seen) == [NotChecked("lr-too-low", "the rate is still rising")]

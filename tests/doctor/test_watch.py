@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -9,8 +11,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 import dimwise
 from dimwise.doctor import watch, wire
+from dimwise.doctor.finding import Place
 from dimwise.doctor.seen import FULL_STEPS, Seen
 from dimwise.doctor.session import Session
+from dimwise.doctor.watch.schedules import written_step
 
 X, Y = torch.randn(256, 8, generator=torch.Generator().manual_seed(0)), torch.arange(256) % 4
 
@@ -184,3 +188,30 @@ def test_an_exception_inside_goes_on_and_is_written_down() -> None:
     assert session.seen is not None
     assert session.seen.error is not None
     assert session.seen.error["out_of_memory"]
+
+
+def test_what_another_network_made_is_told_from_data() -> None:
+    def adversaries() -> None:
+        maker, judge = nn.Linear(8, 8), nn.Linear(8, 2)
+        optimizer = torch.optim.SGD([*maker.parameters(), *judge.parameters()], lr=0.1)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(judge(X), torch.ones(256, dtype=torch.long)).backward()
+            F.cross_entropy(judge(maker(X).detach()), torch.zeros(256, dtype=torch.long)).backward()
+            F.cross_entropy(judge(maker(X)), torch.ones(256, dtype=torch.long)).backward()
+            optimizer.step()
+
+    made = {(b.n_made, b.n_batches) for b in seen_of(adversaries).train_batches()}
+    assert made == {(0, 6), (3, 9)}
+
+
+def test_the_line_that_would_step_a_schedule(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(
+        "self.schedule = StepLR(\n    optimizer, 1)\nother = StepLR(optimizer, 1)\noptimizer.step()\n"
+        "if worse:\n    trainer.schedule.step()\n",
+        encoding="utf-8",
+    )
+    assert written_step(Place(str(script), 2)) == 6
+    assert written_step(Place(str(script), 3)) is None
+    assert written_step(Place(str(tmp_path / "gone.py"), 1)) is None

@@ -234,6 +234,8 @@ class SchedulerSeen:
     """Batches in an epoch of the training loader in use, when known."""
     base_lr: float | None = None
     """Largest rate that was configured, before the schedule's own factor."""
+    written_line: int | None = None
+    """Line of the file where it was made that would step it, when it never was: that line was not reached."""
     mode: str = ""
     """'epoch' or 'batch' when it is known what the schedule counts; '' otherwise."""
 
@@ -254,6 +256,8 @@ class BatchesSeen:
     """Where the forward pass was called."""
     n_batches: int = 0
     n_rows: int = 0
+    n_made: int = 0
+    """Batches that came with a graph: another network made them."""
     sizes: list[int] = field(default_factory=list)
     """Rows of recent batches."""
     shape: tuple[int, ...] = ()

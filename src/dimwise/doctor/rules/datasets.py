@@ -139,7 +139,7 @@ def _by_place(e: BatchesSeen) -> float:
 
 def _by_content(e: BatchesSeen) -> float:
     """Fraction of its rows that training had, 0 where equal rows say nothing."""
-    if e.n_hashed < FEW_HASHED:
+    if e.n_hashed < FEW_HASHED or (not e.shape and not e.floating):  # a row of one number of a word is no example
         return 0.0
     rows = min(e.n_distinct_of, e.dataset_rows or e.n_distinct_of)
     chance = reading.row_size(e) < WIDE_ROW and e.n_varied < VARIED and e.n_hashed < DISTINCT * rows

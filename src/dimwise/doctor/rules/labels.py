@@ -122,7 +122,7 @@ def labels_carry_no_signal(seen: Seen) -> Iterator[Finding] | NotChecked:
     training loss has not come below the entropy of the labels after :data:`LONG_STEPS` steps (a hint from
     :data:`SOME_STEPS`), or it has but the validation loss has not (learnt by heart). Must not hit: hard tasks that
     the network does learn though neighbours do not, policies (labels are sampled actions), contrastive pairs, tokens,
-    weighted losses (their value is no entropy), checks on one batch.
+    weighted losses (their value is no entropy), checks on one batch, adversaries.
     """
     groups = [b for b in seen.train_batches() if b.label_dims == 1 and b.floating and b.knn]
     groups = [b for b in groups if b.knn and b.knn.get("n", 0) >= KNN_ROWS]
@@ -131,6 +131,12 @@ def labels_carry_no_signal(seen: Seen) -> Iterator[Finding] | NotChecked:
             "labels-carry-no-signal", f"fewer than {KNN_ROWS} numeric rows with one label each or {SOME_STEPS} steps"
         )
     return (f for b in groups if (f := _signal_of(seen, b)))
+
+
+def _judges(batches: BatchesSeen) -> bool:
+    """Whether data and what another network made are fed to it in turn: its labels say who made a row, and what was
+    made is called false for one of the two networks and true for the other."""
+    return 0 < batches.n_made < batches.n_batches
 
 
 def _comparable(seen: Seen, batches: BatchesSeen) -> bool:
@@ -151,7 +157,13 @@ def _signal_of(seen: Seen, batches: BatchesSeen) -> Finding | None:
     knn = batches.knn or {}
     prior = reading.entropy(batches.label_counts.values())
     losses = [v for _, v, root in seen.loss_history if root in (None, batches.root) and math.isfinite(v)]
-    if _beats_chance(knn) or not _comparable(seen, batches) or not prior or len(losses) < SOME_STEPS:
+    if (
+        _beats_chance(knn)
+        or _judges(batches)
+        or not _comparable(seen, batches)
+        or not prior
+        or len(losses) < SOME_STEPS
+    ):
         return None
     now = reading.typical(losses[-SOME_STEPS:])
     held_out = [v for e in seen.eval_batches() if e.root == batches.root for v in e.loss_first]

@@ -13,7 +13,7 @@ import math
 from dimwise.doctor.finding import Finding, NotChecked, Place
 from dimwise.doctor.rules.reading import in_order, mixes
 from dimwise.doctor.rules.trace import BOUNDED, at, fact, is_fresh, loss_series, median, most_common_place, number
-from dimwise.doctor.seen import LayerSeen, OptimizerSeen, RootSeen, Seen
+from dimwise.doctor.seen import FULL_STEPS, LayerSeen, OptimizerSeen, RootSeen, Seen
 
 MOVE = 0.2
 """‖Δw‖/‖w‖ of the median layer in one step. Adam at 1e-3 reaches it only for layers of more than 12 000 inputs, and at
@@ -35,6 +35,14 @@ ALIKE = 4
 """Layers whose weights have one and the same deviation before that says that nobody has trained them."""
 LONG = 50
 """Steps before a rate is called too low: a warm-up may need so many."""
+STILL = 0.99
+"""Share of the first losses above which the last ones stand still. A hopeless rate takes 0.2 % off in a hundred steps;
+plain SGD at 1e-3, slow but alive, 1.5 % in two hundred."""
+FELL = 0.95
+"""Share of the first losses below which a loss has fallen, though it may not have come below chance yet; and below
+which the few losses that are seen after the first stretch must lie, one batch being harder than another."""
+LATER = 3
+"""Losses from after the first stretch (one window of watching) before they are heard."""
 FIRST = 0.02
 """Largest ‖Δw‖/‖w‖ that a lowered rate aims at: what Adam at 1e-3 does in its first step on layers of usual width."""
 GOOD = 3e-3
@@ -124,7 +132,8 @@ def lr_too_low(seen: Seen) -> list[Finding | NotChecked] | None:
 
     Needs 50 steps, watched one by one. All of: most of its weights look as an initialiser leaves them; its median layer
     moved by less than 5e-5 of its size at every step; gradients are there; the last quarter of the losses is within
-    2 % of the first. Silent: fine-tuning (trained weights), ends of schedules and converged runs (they moved more
+    1 % of the first, or of chance where the first ones lie above it, and the rest of the run, as far as it was looked
+    at, is no better. Silent: fine-tuning (trained weights), ends of schedules and converged runs (they moved more
     before), a warm-up that is still rising.
     """
     said: list[Finding | NotChecked] = []
@@ -144,9 +153,8 @@ def lr_too_low(seen: Seen) -> list[Finding | NotChecked] | None:
         norm = median(n for _, n in root.grad_norm)
         if not _is_new(root) or not norm > 0 or len(losses) < LONG:
             continue
-        quarter = len(losses) // 4
-        first, last = median(losses[:quarter]), median(losses[-quarter:])
-        if not last >= 0.98 * first > 0:
+        first, last, still = _course(seen, root)
+        if not still:
             continue
         lr = _rate(told)
         factor = 10.0 ** max(1, min(6, round(math.log10(GOOD / max(moves)))))
@@ -165,6 +173,22 @@ def lr_too_low(seen: Seen) -> list[Finding | NotChecked] | None:
             )
         )
     return said or None
+
+
+def _course(seen: Seen, root: RootSeen) -> tuple[float, float, bool]:
+    """(loss at first, loss at last, whether that is a standstill).
+
+    A network whose first outputs are off loses what is above chance to its last bias alone: that is no learning yet.
+    """
+    series = loss_series(seen, root.key)
+    losses = [v for _, v in series]
+    quarter = len(losses) // 4
+    first, last = median(losses[:quarter]), median(losses[-quarter:])
+    chances = {x.chance for x in seen.losses if x.root == root.key and x.name == "cross_entropy" and not x.weighted}
+    chance = chances.pop() if len(chances) == 1 else None
+    later = [v for step, v in series if step >= FULL_STEPS]
+    fallen = last < FELL * first or (len(later) >= LATER and median(later) < FELL * first)
+    return first, last, not fallen and last >= STILL * min(first, chance or first) > 0
 
 
 def _is_new(root: RootSeen) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 
-from dimwise.doctor.finding import Finding, Place
+from dimwise.doctor.finding import Finding, Place, Severity
 from dimwise.doctor.rules.trace import at, count, cycles, fact, number, where
 from dimwise.doctor.seen import SchedulerSeen, Seen
 
@@ -58,10 +58,9 @@ def scheduler_misused(seen: Seen) -> list[Finding] | None:
     return said or None
 
 
-def _finding(told: SchedulerSeen, severity: str, title: str, evidence: str, remedy: str, step: int) -> Finding:
+def _finding(told: SchedulerSeen, severity: Severity, title: str, evidence: str, remedy: str, step: int) -> Finding:
     place = told.step_place or told.place
-    assert severity in ("error", "warning")
-    return Finding(RULE, "error" if severity == "error" else "warning", title, evidence, remedy, place, step=step)
+    return Finding(RULE, severity, title, evidence, remedy, place, step=step)
 
 
 def _before_optimizer(seen: Seen, told: SchedulerSeen) -> Finding | None:
@@ -193,14 +192,7 @@ def _too_seldom(seen: Seen, told: SchedulerSeen) -> Finding | None:
     if told.n_steps == 0:
         if epochs < 2 and not (told.total_steps and abs(told.total_steps / n - 1) <= LIKE):
             return None  # cut off within its first epoch, before the schedule's turn came
-        return _finding(
-            told,
-            "warning",
-            "the schedule is never stepped",
-            f"{told.kind}{at(told.place)} was stepped 0 times in {n} optimizer steps; {still}",
-            "after optimizer.step(), or at the end of each epoch, insert: scheduler.step()",
-            0,
-        )
+        return _never_stepped(told, n, still)
     if (slow := _still_rising(told, rates, n)) is not None:
         return slow
     total = told.total_steps
@@ -214,6 +206,28 @@ def _too_seldom(seen: Seen, told: SchedulerSeen) -> Finding | None:
         f"{count(told.n_steps, 'time')}{at(told.step_place)}: {still}",
         f"move scheduler.step(){at(told.step_place)} into the loop over batches, behind optimizer.step()",
         n,
+    )
+
+
+def _never_stepped(told: SchedulerSeen, n: int, still: str) -> Finding:
+    """A warning; a hint when a line would step it that this run did not reach (one that waits for a worse epoch)."""
+    told_of = f"{told.kind}{at(told.place)} was stepped 0 times in {n} optimizer steps; {still}"
+    if told.written_line is not None:
+        return _finding(
+            told,
+            "hint",
+            "the schedule was never stepped in this run",
+            f"{told_of}; line {told.written_line} would step it and was not reached",
+            f"if that is not meant: step it after each epoch, without the condition of line {told.written_line}",
+            0,
+        )
+    return _finding(
+        told,
+        "warning",
+        "the schedule is never stepped",
+        told_of,
+        "after optimizer.step(), or at the end of each epoch, insert: scheduler.step()",
+        0,
     )
 
 

@@ -77,6 +77,7 @@ def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
     told.n_batches += 1
     rows = x.shape[0] if x.dim() else 1
     told.n_rows += rows
+    told.n_made += x.grad_fn is not None
     told.sizes.append(rows)
     del told.sizes[:-50]
     told.shape, told.floating = tuple(x.shape[1:]), x.is_floating_point()

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import math
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from dimwise.doctor.finding import Place
 from dimwise.doctor.seen import SchedulerSeen
 from dimwise.doctor.watch.live import Live
 from dimwise.doctor.watch.place import here
@@ -58,4 +61,34 @@ def conclude(live: Live) -> None:
         if told.optimizer is not None:
             started = live.schedule_starts.get(told.key, 0)
             told.optimizer_steps = live.seen.optimizers[told.optimizer].n_steps - started
+        if not told.n_steps and told.place is not None:
+            told.written_line = written_step(told.place)
         told.loader_len = lens[0] if lens else None
+
+
+def written_step(made_at: Place) -> int | None:
+    """Line of the same file that calls ``step`` of what is assigned at ``made_at``; None when there is none.
+
+    Tells a schedule that waits for its turn (a worse epoch, say) from one that was forgotten.
+    """
+    try:
+        tree = ast.parse(Path(made_at.file).read_text(encoding="utf-8"))
+    except (OSError, ValueError, SyntaxError):
+        return None
+    nodes = list(ast.walk(tree))
+    names = {
+        _last_name(target)
+        for node in nodes
+        if isinstance(node, (ast.Assign, ast.AnnAssign)) and node.lineno <= made_at.line <= (node.end_lineno or 0)
+        for target in (node.targets if isinstance(node, ast.Assign) else [node.target])
+    } - {None}
+    calls = (n.func for n in nodes if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute))
+    lines = [call.lineno for call in calls if call.attr == "step" and _last_name(call.value) in names]
+    return min(lines, default=None)
+
+
+def _last_name(node: ast.expr) -> str | None:
+    """'scheduler' of both ``scheduler`` and ``self.scheduler``."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else None
