@@ -305,6 +305,20 @@ def test_overfitting_a_batch_is_a_check() -> None:
     assert silent(leak(valid(in_train=32, n_hashed=32, n_distinct_of=32), train=little))
 
 
+def table(n_shared: int, twin_pairs: int) -> Any:
+    """143 evaluated rows of seven numbers, of which training, 500 distinct rows, has some as well."""
+    narrow: dict[str, Any] = {"shape": (7,), "first_layer": "Linear", "row_pairs": 10_000, "twin_pairs": twin_pairs}
+    told = valid(in_train=n_shared, n_hashed=143, n_distinct_of=150, dataset_rows=0, **narrow)
+    return leak(told, train=batches(n_hashed=500, **narrow))
+
+
+def test_rows_of_few_categories_are_equal_by_chance() -> None:
+    assert silent(table(50, twin_pairs=10))  # 500 others at 0.1 %: up to half of the rows
+    assert one(table(100, twin_pairs=10)).severity == "error"  # more than chance gives
+    assert one(table(50, twin_pairs=0)).severity == "error"  # rows that never repeat
+    assert one(table(143, twin_pairs=100)).severity == "error"  # all of them: no matter how often rows repeat
+
+
 def test_leak_not_checked() -> None:
     assert "no evaluation" in why(leak())
     assert "no evaluation" in why(leak(valid(n_hashed=5, dataset_rows=0)))

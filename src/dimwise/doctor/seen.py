@@ -301,6 +301,10 @@ class BatchesSeen:
     """Distinct rows whose fingerprints were kept."""
     n_distinct_of: int = 0
     """... out of so many rows."""
+    twin_pairs: int = 0
+    """Pairs of equal rows within one batch..."""
+    row_pairs: int = 0
+    """... out of so many pairs: how often two rows are equal by chance."""
     in_train: int = 0
     """For 'eval': its hashed rows that training had as well, exactly equal."""
     trained_first: int | None = None

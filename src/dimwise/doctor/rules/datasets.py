@@ -137,14 +137,22 @@ def _by_place(e: BatchesSeen) -> float:
     return e.shared_indices / e.dataset_rows if e.dataset_rows else 0.0
 
 
-def _by_content(e: BatchesSeen) -> float:
-    """Fraction of its rows that training had, 0 where equal rows say nothing."""
+def _by_content(e: BatchesSeen, train: BatchesSeen) -> float:
+    """Fraction of its rows that training had, 0 where equal rows say nothing.
+
+    Two rows are equal by chance with probability p, measured within batches, where no row is met twice; a row then has
+    an equal among N others with a probability of at most N·p.
+    """
     if e.n_hashed < FEW_HASHED or (not e.shape and not e.floating):  # a row of one number of a word is no example
         return 0.0
     rows = min(e.n_distinct_of, e.dataset_rows or e.n_distinct_of)
-    chance = reading.row_size(e) < WIDE_ROW and e.n_varied < VARIED and e.n_hashed < DISTINCT * rows
     had = e.in_train if e.trained_first is None else e.trained_first
-    return 0.0 if chance else had / e.n_hashed
+    shared = had / e.n_hashed
+    pairs = e.row_pairs + train.row_pairs
+    expected = train.n_hashed * (e.twin_pairs + train.twin_pairs) / pairs if pairs else 0.0
+    repeats = e.n_hashed < DISTINCT * rows or shared < min(ALL_SHARED, expected)
+    chance = reading.row_size(e) < WIDE_ROW and e.n_varied < VARIED and repeats
+    return 0.0 if chance else shared
 
 
 def _mixed_sets(e: BatchesSeen) -> bool:
@@ -156,21 +164,23 @@ def _mixed_sets(e: BatchesSeen) -> bool:
 
 
 def _leak_in(train: BatchesSeen, e: BatchesSeen, groups: list[BatchesSeen]) -> Finding | None:
-    shared = max(_by_place(e), _by_content(e))
+    shared = max(_by_place(e), _by_content(e, train))
     if not e.shared_indices and shared < NATURAL_DUPLICATES:
         return None
     if shared < ALL_SHARED:
         by_chance = shared < FEW_BY_PLACE
         mixed = _mixed_sets(e) and not e.dataset_rows
-        return None if mixed else _leak(e, "hint" if by_chance else "error", "part of")
+        return None if mixed else _leak(e, shared, "hint" if by_chance else "error", "part of")
     others = [g for g in groups if g is not e and g.root == e.root]
-    if any(max(_by_place(g), _by_content(g)) < ALL_SHARED for g in others) or 0 < train.n_hashed < OVERFIT_ROWS:
+    if any(max(_by_place(g), _by_content(g, train)) < ALL_SHARED for g in others) or 0 < train.n_hashed < OVERFIT_ROWS:
         return None
     piece = e.n_hashed < WHOLE * train.n_hashed and e.n_hashed >= FEW_HASHED
-    return _leak(e, "error" if piece else "hint", "all of" if piece else "only the training set is evaluated: all of")
+    return _leak(
+        e, shared, "error" if piece else "hint", "all of" if piece else "only the training set is evaluated: all of"
+    )
 
 
-def _leak(e: BatchesSeen, severity: str, how: str) -> Finding:
+def _leak(e: BatchesSeen, shared: float, severity: str, how: str) -> Finding:
     told = []
     if e.in_train:
         told.append(f"{e.in_train} of {e.n_hashed} evaluated rows{at(e.place)} are equal to training rows")
@@ -180,7 +190,7 @@ def _leak(e: BatchesSeen, severity: str, how: str) -> Finding:
         "train-valid-leak",
         severity,  # type: ignore[arg-type]
         f"{how} the validation rows were trained on",
-        "; ".join(told) + f" ({reading.percent(max(_by_place(e), _by_content(e)))})",
+        "; ".join(told) + f" ({reading.percent(shared)})",
         "split once, before anything else: train, valid = torch.utils.data.random_split(data, [0.8, 0.2], "
         "torch.Generator().manual_seed(0)), and drop duplicates first",
         place=e.place,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections import deque
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -115,6 +115,9 @@ def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
         live.seen.process.batch_hashes.append((live.step, whole))
     live.n_batches += 1
     one.recent.append(prints)
+    told.row_pairs += math.comb(len(prints), 2)
+    if len(set(prints)) < len(prints):
+        told.twin_pairs += sum(math.comb(n, 2) for n in Counter(prints).values())
     for fingerprint in prints:
         if fingerprint in one.hashes or len(one.hashes) < _MAX_HASHED:
             one.hashes[fingerprint] = one.hashes.get(fingerprint, 0) + 1
