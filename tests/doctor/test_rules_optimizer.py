@@ -265,12 +265,15 @@ def test_lr_too_high():
     assert found.cure == {"kind": "lr", "factor": 0.001}
     assert rates.lr_too_high(run([2.3, 400.0, math.nan, *[math.nan] * 17], THROWN).seen)
     assert rates.lr_too_high(run([2.3] * 20, [0.4] * 20).seen)  # stuck, and thrown about at each step
+    ruins = only(rates.lr_too_high(run([2.3, 5.0, 4.9, *[1.0] * 17], THROWN).seen))
+    assert ruins.severity == "warning"  # it learns all the same
 
 
 @pytest.mark.parametrize(
     ("losses", "moves", "facts"),
     [
-        ([2.3, 5.0, 4.9, *[1.0] * 17], THROWN, {}),  # survived
+        ([2.3, 3.0, 2.9, *[1.0] * 17], THROWN, {}),  # survived
+        ([2.3, 5.0, 4.9, *[1.0] * 17], [0.5] * 20, {}),  # survived, and so did some of the initial weights
         ([2.3, 8.0, 8.0, *[8.0] * 17], [0.01] * 20, {}),  # an adversary: small steps
         ([2.3, 8.0, 8.0, *[8.0] * 17], THROWN, {"loss": None}),  # a policy's loss
         ([2.3, 400.0, 400.0], THROWN[:3], {}),  # too few

@@ -22,6 +22,10 @@ NO_BETTER = 0.9
 """Share of the first loss that the last ones must have come below, after such steps."""
 SUFFERED = 2.0
 """Times the first loss that the second largest one reached."""
+THROWN = 1.0
+SHAKEN = 1.5
+"""A step that moves the median layer by its own size leaves nothing of how it was initialised: where the loss rose by
+half as well, the rate is to blame, also when the network later learns from the ruins."""
 ENOUGH = 10
 """Losses to compare; a first batch may be an odd one."""
 TAIL = 5
@@ -69,7 +73,8 @@ def lr_too_high(seen: Seen) -> list[Finding] | None:
 
     The median layer moved by 20 % of its size or more in a step, and, after at least 10 comparable losses, the last
     ones are not 10 % better than the first, while either the loss had at least doubled (or was lost) or the steps
-    stayed so large. Within 20 steps. Silent: large first steps that the loss survives; tiny networks; line searches;
+    stayed so large. Or it moved by its whole size and the loss rose by half: a warning when the network later learns
+    from the ruins. Within 20 steps. Silent: large first steps that the loss survives; tiny networks; line searches;
     losses that cannot be compared (policies, adversaries); small steps whose loss rises anyway.
     """
     said = []
@@ -88,7 +93,8 @@ def lr_too_high(seen: Seen) -> list[Finding] | None:
         lasting = len(values) >= 2 * ENOUGH and median(r for _, r in root.update_ratio[: 2 * ENOUGH]) >= MOVE
         suffered = worst >= SUFFERED * start or lasting
         better = math.isfinite(now) and now < NO_BETTER * start
-        if (math.isfinite(move) and move < MOVE) or better or not suffered:
+        thrown = move >= THROWN and worst >= SHAKEN * start
+        if (math.isfinite(move) and move < MOVE) or not (thrown or (suffered and not better)):
             continue
         lr = _rate(told)
         reach = FIRST / move if math.isfinite(move) else 0.0
@@ -96,7 +102,7 @@ def lr_too_high(seen: Seen) -> list[Finding] | None:
         said.append(
             Finding(
                 "lr-too-high",
-                "error",
+                "warning" if better else "error",
                 "the learning rate is too high",
                 f"at step {step} the median layer of {root.kind} moved by {number(move)}× its own size (usual: "
                 f"0.001 to 0.05); the loss began at {number(start)}, rose to {number(max(values, key=_size))} and is "
