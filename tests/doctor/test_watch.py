@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -215,3 +216,185 @@ def test_the_line_that_would_step_a_schedule(tmp_path: Path) -> None:
     assert written_step(Place(str(script), 2)) == 6
     assert written_step(Place(str(script), 3)) is None
     assert written_step(Place(str(tmp_path / "gone.py"), 1)) is None
+
+
+def fit(model: nn.Module, given: torch.Tensor, loss: object, n_steps: int = 6) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.01)
+    for _ in range(n_steps):
+        optimizer.zero_grad()
+        loss(model(given)).backward()  # type: ignore[operator]
+        optimizer.step()
+
+
+class ByHand(nn.Module):
+    """Softmax without ``softmax``."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        grown = self.linear(x).exp()
+        return grown / grown.sum(1, keepdim=True)
+
+
+def test_softmax_is_seen_through_a_change_of_shape_and_when_written_by_hand() -> None:
+    model = nn.Sequential(nn.Linear(8, 4), nn.Softmax(dim=1))
+    rows = Y.view(2, -1)
+    seen = seen_of(lambda: fit(model, X, lambda p: F.cross_entropy(p.view(2, -1, 4).transpose(1, 2), rows)))
+    assert (seen.losses[0].input_fn, seen.losses[0].rows_sum_to_one) == ("SoftmaxBackward0", 6)
+    seen = seen_of(lambda: fit(ByHand(), X, lambda p: F.cross_entropy(p, Y)))
+    assert (seen.losses[0].input_fn, seen.losses[0].rows_sum_to_one) == ("DivBackward0", 6)
+    assert seen_of(lambda: fit(net(), X, lambda z: F.cross_entropy(z, Y))).losses[0].rows_sum_to_one == 0
+
+
+def test_a_sigmoid_is_seen_through_a_squeeze() -> None:
+    model = nn.Sequential(nn.Linear(8, 1), nn.Sigmoid())
+    told = seen_of(
+        lambda: fit(model, X, lambda p: F.binary_cross_entropy_with_logits(p.squeeze(1), (Y > 1).float()))
+    ).losses[0]
+    assert (told.input_fn, told.in_unit_range) == ("SigmoidBackward0", 6)
+
+
+class Noise(nn.Module):
+    def __init__(self, always: bool) -> None:
+        super().__init__()
+        self.always = always
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x + 0.1 * torch.randn_like(x) if self.always or self.training else x
+
+
+class Channels(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.dropout2d(self.conv(x), 0.5).mean((2, 3))
+
+
+def test_noise_of_ones_own_that_stays_on_in_evaluation() -> None:
+    for always, n in ((True, 2), (False, 0)):
+        model = nn.Sequential(nn.Linear(8, 16), Noise(always), nn.Linear(16, 4))
+        assert seen_of(lambda model=model: usual(model=model)).roots[0].own_noise_in_eval == n
+
+
+def test_dropout_of_whole_channels_is_dropout() -> None:
+    model, images = Channels().eval(), torch.randn(4, 3, 8, 8)
+    assert seen_of(lambda: model(images)).roots[0].functional_dropout_in_eval == 1
+
+
+def test_images_that_were_reshaped_are_noise_a_row_apart() -> None:
+    last = torch.rand(16, 8, 8, 3, generator=torch.Generator().manual_seed(0)).cumsum(1).cumsum(2)  # smooth images
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.LazyLinear(4))
+    told = [
+        seen_of(lambda x=x: fit(model, x, lambda z: z.square().mean(), 1)).roots[0].first_input_layout or {}
+        for x in (last.reshape(16, 3, 8, 8), last.permute(0, 3, 1, 2))
+    ]
+    apart = [t["row_apart"] / t["row_apart_if_last"] for t in told]
+    assert apart[0] > 1.4 > 1.0 > apart[1]
+
+
+def test_the_few_entries_of_a_table_that_are_looked_up_are_counted() -> None:
+    model = nn.Sequential(nn.Embedding(100, 4), nn.Flatten(), nn.Linear(20, 4))
+    for words, n in ((torch.ones(64, 5, dtype=torch.long), 1), (torch.arange(320).view(64, 5) % 100, 8)):
+        seen = seen_of(lambda words=words: fit(model, words, lambda z: z.square().mean()))
+        told = next(iter(seen.train_batches()))
+        assert (told.table_rows, told.n_tokens) == (100, n)
+
+
+class InPlace(nn.Module):
+    def __init__(self, copies: bool) -> None:
+        super().__init__()
+        self.copies, self.linear = copies, nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.clone() if self.copies else x
+        x -= 1.0
+        return self.linear(x)
+
+
+def test_a_network_that_writes_into_what_it_is_given() -> None:
+    given = X.clone()
+    for copies, n in ((False, 5), (True, 0)):
+        seen = seen_of(lambda copies=copies: fit(InPlace(copies), given, lambda z: z.square().mean()))
+        assert next(iter(seen.train_batches())).mutated_inside == n
+
+
+def test_writing_into_a_fresh_batch_harms_nobody() -> None:
+    def loop() -> None:
+        model = InPlace(False)
+        for _ in range(4):
+            fit(model, X.clone(), lambda z: z.square().mean(), 1)
+
+    assert next(iter(seen_of(loop).train_batches())).mutated_inside == 0
+
+
+def test_hooks_that_pile_up_are_counted_until_they_are_removed() -> None:
+    def remember(*_: object) -> None: ...
+
+    def loop(remove: bool) -> None:
+        model = net()
+        for _ in range(4):
+            handle = model[0].register_forward_hook(remember)
+            fit(model, X, lambda z: F.cross_entropy(z, Y), 1)
+            if remove:
+                handle.remove()
+
+    (told,) = seen_of(lambda: loop(False)).hooks_piled
+    assert (told["kind"], told["on"], told["n"], told["since"], told["step"]) == ("forward hook", "Linear", 4, 0, 3)
+    assert seen_of(lambda: loop(True)).hooks_piled == []
+
+
+class Noisy(torch.utils.data.Dataset):
+    def __len__(self) -> int:
+        return 64
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        return X[i] + float(np.random.normal()), int(Y[i])  # noqa: NPY002
+
+
+def alike(_worker: int) -> None:
+    np.random.seed(42)  # noqa: NPY002
+
+
+def apart(_worker: int) -> None:
+    np.random.seed(torch.initial_seed() % 2**32)  # noqa: NPY002
+
+
+def test_workers_that_are_seeded_alike_say_so() -> None:
+    def loop(init: object) -> None:
+        model = net()
+        for x, y in DataLoader(Noisy(), 8, num_workers=2, worker_init_fn=init, multiprocessing_context="fork"):  # type: ignore[arg-type]
+            fit(model, x, lambda z, y=y: F.cross_entropy(z, y), 1)
+
+    assert seen_of(lambda: loop(alike)).loaders[0].alike_in_workers == ["numpy.random"]
+    assert seen_of(lambda: loop(apart)).loaders[0].alike_in_workers == []
+
+
+class Stored(torch.utils.data.Dataset):
+    def __init__(self, changes: bool) -> None:
+        self.images, self.changes = X.clone(), changes
+        self.images[0, 0] = float("nan")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> tuple[torch.Tensor, int]:
+        image = self.images[i] if self.changes else self.images[i].clone()
+        image += 1.0
+        return image.nan_to_num(), int(Y[i])
+
+
+def test_a_loader_made_anew_each_epoch_is_one_loader() -> None:
+    def loop(changes: bool) -> None:
+        stored, model = Stored(changes), net()
+        for _ in range(3):
+            for x, y in DataLoader(stored, 64):
+                fit(model, x, lambda z, y=y: F.cross_entropy(z, y), 1)
+
+    for changes in (True, False):
+        (told,) = seen_of(lambda changes=changes: loop(changes)).loaders.values()
+        assert (told.n_iterations, told.n_batches) == (3, 12)
+        assert told.arrays_changed == (["dataset.images"] if changes else [])

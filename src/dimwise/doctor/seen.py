@@ -158,12 +158,17 @@ class RootSeen:
     """Forward passes without gradients."""
     n_eval_in_train_mode: int = 0
     """... of which the root and all its mode-dependent modules were in training mode."""
+    first_output_size: float | None = None
+    """Root mean square of its output at the first pass with gradients."""
     outputs_meet_loss: bool = False
     """Whether its output went straight into a loss function of PyTorch together with targets."""
     functional_dropout_in_eval: int = 0
     """Calls of F.dropout(training=True) from the user's own forward code while the root was in evaluation mode."""
     unregistered_dropout_in_eval: int = 0
     """The same by Dropout modules that are not registered inside the root."""
+    own_noise_in_eval: int = 0
+    """Calls, while the root and the module itself were in evaluation mode, of a module of the user's own without
+    weights that gave one tensor of the shape it was given and drew random numbers of PyTorch for it."""
     dropout_place: Place | None = None
     layers: dict[str, LayerSeen] = field(default_factory=dict)
     activations: list[ActivationSeen] = field(default_factory=list)
@@ -176,7 +181,9 @@ class RootSeen:
     nan: dict[str, Any] | None = None
     """First NaN or infinity: {"step", "module", "kind", "what": 'output'|'weights'|'input'|'loss'|'gradient'}."""
     first_input_layout: dict[str, Any] | None = None
-    """Of the first convolution: {"path", "kind", "shape": input shape, "in_channels"}."""
+    """Of the first convolution: {"path", "kind", "shape": input shape, "in_channels"}; for images of 3 or 4 channels
+    also mean differences of two values "row_apart" as it reads them, "row_apart_if_last" if the memory held channels
+    last, and "unrelated"."""
     update_ratio: list[tuple[int, float]] = field(default_factory=list)
     """Median of its layers' update ratios, per watched step."""
     grad_norm: list[tuple[int, float]] = field(default_factory=list)
@@ -316,10 +323,16 @@ class BatchesSeen:
     """For 'eval': rows that its dataset takes from the same places of the same base dataset as training."""
     dataset_rows: int = 0
     """For 'eval': rows of that dataset."""
+    table_rows: int = 0
+    """Entries of the table that tokens are looked up in first; 0 when they are not."""
+    n_tokens: int = 0
+    """Different entries that were ever looked up there (counting stops at 8)."""
     knn: dict[str, float] | None = None
     """For 'train': {"accuracy", "chance", "n", "z"} of leave-one-out nearest neighbours on kept rows."""
     base_mutations: int = 0
     """Times that the tensor the inputs are a view of was written to between batches."""
+    mutated_inside: int = 0
+    """Times that a pass was given the very tensor that the pass before had been given and had changed."""
     mutated_place: Place | None = None
     loss_first: list[float] = field(default_factory=list)
     """First values of the loss function on these (at most 50), in order."""
@@ -347,6 +360,9 @@ class LoaderSeen:
     """Wall time between the first and the last watched request."""
     generators: list[str] = field(default_factory=list)
     """Random generators inside the dataset that its ``__getitem__`` draws from ('dataset.rng (numpy Generator)')."""
+    alike_in_workers: list[str] = field(default_factory=list)
+    """Global generators that ``__getitem__`` draws from and that worker_init_fn left in the same state in all workers
+    ('numpy.random')."""
     arrays_changed: list[str] = field(default_factory=list)
     """Arrays or tensors of the dataset whose content differs between two epochs ('dataset.images')."""
     trains: bool = False
@@ -427,6 +443,9 @@ class Seen:
     """Handwritten losses whose difference has shape (N, N) while the output has N elements: {"step", "place",
     "output_shape", "difference_shape", "shapes": the two that met (optional), "both_grad": whether both sides came
     from the network, as in a ranking loss (optional)}."""
+    hooks_piled: list[dict[str, Any]] = field(default_factory=list)
+    """The user's own hooks of which one module or parameter holds several of the same code: {"kind": 'forward hook',
+    "on": class name, "n", "place", "since": step at which the first of them was there, "step": of the last}."""
     seeded: bool = False
     """Whether torch was seeded before the first forward pass."""
     n_syncs: int = 0

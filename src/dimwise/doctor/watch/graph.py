@@ -34,6 +34,24 @@ _NAMES = {
 }
 _REDUCTIONS = {0: "none", 1: "mean", 2: "sum"}
 _SCALINGS = ("MulBackward0", "DivBackward0")
+_REARRANGING = (
+    "View",
+    "UnsafeView",
+    "ReshapeAlias",
+    "Squeeze",
+    "Unsqueeze",
+    "Transpose",
+    "T",
+    "Permute",
+    "Select",
+    "Slice",
+    "Index",
+    "Expand",
+    "Clone",
+    "ToCopy",
+    "Alias",
+)
+"""Operations that move values about and leave them as they are: what made the values lies below."""
 _ACTIVATIONS = {
     "ReluBackward0": "relu",
     "ThresholdBackward0": "relu",
@@ -102,6 +120,16 @@ def _by_one(node: Any) -> bool:
     return isinstance(other, Tensor) and other.numel() == 1 and float(other.detach()) == 1.0
 
 
+def _down_to_maker(node: Any) -> list[Any]:
+    """``node`` and what lies below it, to the operation that made its values; between only what rearranges them."""
+    way: list[Any] = []
+    while node is not None:
+        way.append(node)
+        name = type(node).__name__.rstrip("0123456789").removesuffix("Backward")
+        node = next((n for n, _ in node.next_functions if n is not None), None) if name in _REARRANGING else None
+    return way
+
+
 def _feeder(node: Any) -> str:
     """Path of the nearest tagged module below, for a function called inside somebody's forward."""
     for _ in range(6):
@@ -119,19 +147,18 @@ def losses(live: Live, found: Walked, value: float | None) -> tuple[str | None, 
     whole: tuple[str | None, str | None] = (None, None)
     for name, node, feeding in found.losses:
         reduction = _REDUCTIONS.get(int(getattr(node, "_saved_reduction", 1)), "mean")
-        kind = type(feeding).__name__ if feeding is not None else ""
-        before = feeding
-        if name == "nll_loss" and kind == "LogSoftmaxBackward0":
-            name = "cross_entropy"
-            before = feeding.next_functions[0][0] if feeding.next_functions else None
-            kind = type(before).__name__ if before is not None else ""
+        way = _down_to_maker(feeding)
+        if name == "nll_loss" and way and type(way[-1]).__name__ == "LogSoftmaxBackward0":
+            name = "cross_entropy"  # of sequences it gives the loss its log-softmax in another shape
+            way = _down_to_maker(way[-1].next_functions[0][0])
+        kind = type(way[-1]).__name__ if way else ""
         whole = (name, reduction) if node is found.top or _is_smoothed(found.top, node) else whole
         made = found.passes[0] if found.passes else None
         told = _loss_seen(live, name, made, here(4))
         told.n_calls += 1
         told.reduction, told.input_fn = reduction, kind
         told.n_watched += 1
-        _judge(live, told, name, node, before, made, value if node is found.top and not found.scaled else None)
+        _judge(live, told, name, node, way, made, value if node is found.top and not found.scaled else None)
     return whole
 
 
@@ -164,7 +191,7 @@ def _loss_seen(live: Live, name: str, made: Pass | None, place: Any) -> LossSeen
 
 
 def _judge(
-    live: Live, told: LossSeen, name: str, node: Any, before: Any, made: Pass | None, value: float | None
+    live: Live, told: LossSeen, name: str, node: Any, way: list[Any], made: Pass | None, value: float | None
 ) -> None:
     given, target = getattr(node, "_saved_self", None), getattr(node, "_saved_target", None)
     if given is None or target is None:
@@ -186,13 +213,13 @@ def _judge(
             if made is not None:
                 inputs.labels(live, made, target, n_classes, weighted=told.weighted)
             if name == "cross_entropy":
-                told.rows_sum_to_one += type(before).__name__ == "SoftmaxBackward0"
+                told.rows_sum_to_one += told.input_fn == "SoftmaxBackward0" or any(map(_gave_probabilities, way))
             else:
-                told.rows_sum_to_one += _probabilities(given)
+                told.rows_sum_to_one += probabilities(given)
         elif name == "binary_cross_entropy_with_logits":
             told.chance = math.log(2)
             told.in_unit_range += _unit(given) and (
-                type(before).__name__ == "SigmoidBackward0" or (given.numel() >= 16 and made is not None)
+                told.input_fn == "SigmoidBackward0" or (given.numel() >= 16 and made is not None)
             )
             _binary_labels(live, made, target, told)
         elif name == "binary_cross_entropy":
@@ -223,9 +250,18 @@ def _binary_labels(live: Live, made: Pass | None, target: Tensor, told: LossSeen
         inputs.labels(live, made, one.long(), 2, weighted=told.weighted)
 
 
-def _probabilities(given: Tensor) -> bool:
+def _gave_probabilities(node: Any) -> bool:
+    """Whether this operation ended a pass whose every row is a distribution, whichever way that was computed."""
+    made = (node.metadata or {}).get("dimwise")
+    return made is not None and bool(made.probabilities)
+
+
+def probabilities(given: Tensor) -> bool:
+    """Whether all rows are distributions over several outcomes, along the axis of classes or the last one."""
     rows = given.detach().float()
-    return bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < 1e-3).all())
+    if rows.dim() < 2 or not bool((rows >= 0).all()):
+        return False
+    return any(bool(((rows.sum(axis) - 1).abs() < 1e-3).all()) for axis in {1, rows.dim() - 1})
 
 
 def _unit(given: Tensor) -> bool:

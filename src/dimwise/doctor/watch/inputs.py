@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 import zlib
 from collections import Counter, deque
 from dataclasses import dataclass, field
@@ -18,6 +19,8 @@ from dimwise.doctor.watch.place import here
 _MAX_HASHED = 65_536
 _MAX_ELEMENTS = 65_536
 """Elements of a batch that its mean and deviation are taken from."""
+_FEW_TOKENS = 8
+"""Distinct tokens from which on nobody counts any more."""
 _KEEP_ROWS = 512
 _KEEP_WIDTH = 1024
 
@@ -50,6 +53,14 @@ class Kept:
     version: tuple[int, int] | None = None
     """(id of the base tensor, its version counter)"""
     loaders: set[int] = field(default_factory=set)
+    tokens: set[int] = field(default_factory=set)
+    """Numbers looked up in the first table, as long as they are few."""
+    given: tuple[weakref.ref[Tensor], int] | None = None
+    """The tensor of the pass at hand, and its version counter when it came."""
+    written: weakref.ref[Tensor] | None = None
+    """The tensor that the last pass was given and wrote into."""
+    differs: bool = False
+    """Whether the batch at hand holds other values than the one before."""
 
 
 def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
@@ -87,14 +98,15 @@ def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
     return key
 
 
-def _in_transform() -> bool:
+def in_transform() -> bool:
     """Whether torch.func is at work: there every result is a wrapper without values of its own."""
     return torch._C._functorch.maybe_current_level() is not None
 
 
 def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
     told = one.seen
-    if x.dim() == 0 or x.numel() == 0 or x.device.type == "meta" or _in_transform():
+    one.differs = False
+    if x.dim() == 0 or x.numel() == 0 or x.device.type == "meta" or in_transform():
         return
     if x.is_floating_point():
         flat = x.reshape(x.shape[0], -1)
@@ -109,7 +121,8 @@ def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
         rows = rows.float()
     prints = [hash(row.tobytes()) for row in rows.numpy()]
     whole = zlib.crc32(rows.numpy().tobytes())  # the same in every process, as Python's own hash is not
-    told.n_identical += whole == one.last_hash
+    one.differs = whole != one.last_hash
+    told.n_identical += not one.differs
     one.last_hash = whole
     if told.purpose == "train" and live.seen.process is not None and len(live.seen.process.batch_hashes) < 400:
         live.seen.process.batch_hashes.append((live.step, whole))
@@ -132,10 +145,15 @@ def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
 
 
 def _writes(one: Kept, x: Tensor) -> None:
-    """Whether the tensor that ``x`` is a view of was written to since the last batch."""
+    """Whether the tensor that ``x`` is a view of, or ``x`` itself, was written to since the last batch."""
+    before, one.given, one.written = one.written, None, None
+    if x.is_inference():
+        return
     base = x._base
     if base is None:
         one.version = None
+        one.given = weakref.ref(x), x._version
+        one.seen.mutated_inside += before is not None and before() is x and one.differs
         return
     now = (id(base), base._version)
     if one.version is not None and one.version[0] == now[0] and now[1] > one.version[1]:
@@ -144,14 +162,26 @@ def _writes(one: Kept, x: Tensor) -> None:
     one.version = now
 
 
+def left(live: Live, made: Pass) -> None:
+    """A pass is over: did it write into the tensor it was given?"""
+    one = live.kept.get(made.batch if made.batch is not None else -1)
+    if one is None or one.given is None:
+        return
+    ref, version = one.given
+    x, one.given = ref(), None
+    if x is not None and x._version > version:
+        one.written = ref
+
+
 def measure(live: Live, made: Pass, module: nn.Module, x: Tensor) -> None:
     """Scale of what the first layer with weights is given."""
     one = live.kept.get(made.batch if made.batch is not None else -1)
-    if one is None or x.numel() == 0 or x.device.type == "meta" or _in_transform():
+    if one is None or x.numel() == 0 or x.device.type == "meta" or in_transform():
         return
     told = one.seen
     told.first_layer = type(module).__name__
     if not x.is_floating_point():
+        _tokens(one, module, x.detach())
         return
     with torch.no_grad():
         flat = x.detach().reshape(-1)
@@ -170,6 +200,16 @@ def measure(live: Live, made: Pass, module: nn.Module, x: Tensor) -> None:
         told.std = math.sqrt(max(0.0, one.squares / one.n - told.mean**2))
         if x.dim() >= 2 and x.shape[1] <= 512:
             _channels(one, x.detach())
+
+
+def _tokens(one: Kept, module: nn.Module, x: Tensor) -> None:
+    """How many different entries of a table are ever looked up."""
+    if not isinstance(module, (nn.Embedding, nn.EmbeddingBag)) or x.dim() < 2 or x.shape[1] < 2:
+        return
+    one.seen.table_rows = module.num_embeddings
+    if len(one.tokens) < _FEW_TOKENS:
+        one.tokens.update(x.reshape(-1)[:_MAX_ELEMENTS].unique()[:_FEW_TOKENS].tolist())
+    one.seen.n_tokens = len(one.tokens)
 
 
 def _channels(one: Kept, x: Tensor) -> None:

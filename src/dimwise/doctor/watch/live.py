@@ -34,6 +34,8 @@ class Pass:
     grad: bool
     output_shape: tuple[int, ...] = ()
     output_numel: int = 0
+    probabilities: bool = False
+    """Whether each row of its output is a distribution: not negative, sum 1."""
     met_backward: bool = False
 
 
@@ -52,6 +54,8 @@ class LiveRoot:
     """Positional arguments of the last training pass, until its step."""
     named_inputs: dict[str, Any] = field(default_factory=dict)
     """Its named ones."""
+    gives_probabilities: bool = True
+    """Whether every output with gradients so far was one of distributions; outputs are read until one is not."""
     probe: Tensor | None = None
     """A few values of a parameter no optimizer holds, as of the last backward pass."""
     dead: dict[str, Tensor] = field(default_factory=dict)
@@ -108,6 +112,8 @@ class Live:
     """(id of the last output of a layer with bias, its path)"""
     norm_feed_value: Any = None
     first_leaf_done: bool = False
+    drawing: tuple[int, Tensor] | None = None
+    """(id of a module at work that has no business drawing random numbers, where they stood before it)"""
     roots: dict[int, LiveRoot] = field(default_factory=dict)
     """id(module) -> root."""
     root_by_key: dict[int, LiveRoot] = field(default_factory=dict)

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import random
 import time
 import weakref
+import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, RandomSampler, SequentialSampler, Subset, SubsetRandomSampler
 
+from dimwise.doctor.finding import Place
 from dimwise.doctor.seen import LoaderSeen
 from dimwise.doctor.watch.live import Live
 from dimwise.doctor.watch.place import here
@@ -27,11 +33,16 @@ class LiveLoader:
 
     seen: LoaderSeen
     loader: weakref.ref[DataLoader[Any]]
+    dataset: weakref.ref[Any] | None = None
     sums: dict[str, float] = field(default_factory=dict)
     base: int = 0
     """id of the dataset at the bottom."""
     indices: frozenset[int] | None = None
     """Its rows in that dataset; None for all or unknown."""
+    states: Tensor | None = None
+    """Shared with the workers: where each global generator stood in each of them once worker_init_fn was done."""
+    compared: bool = False
+    """Whether these have been compared."""
     asked_at: float = 0.0
     first_at: float = 0.0
 
@@ -52,11 +63,81 @@ def iterated(live: Live, loader: DataLoader[Any]) -> None:
     made.sums = sums
 
 
+class _Reporting:
+    """A loader's worker_init_fn, after which the worker writes down where its global generators stand."""
+
+    def __init__(self, init: Callable[[int], object], states: Tensor) -> None:
+        self.init, self.states = init, states
+
+    def __call__(self, worker: int) -> None:
+        self.init(worker)
+        with contextlib.suppress(Exception):  # what goes wrong here must not reach the script
+            self.states[worker] = torch.tensor([zlib.crc32(s) + 1 for s in _global_states().values()])
+
+
+@contextlib.contextmanager
+def reporting(live: Live, loader: DataLoader[Any]) -> Iterator[None]:
+    """While workers are forked: let them report where their generators start."""
+    made, init = live.loaders.get(id(loader)), loader.worker_init_fn
+    context = getattr(loader, "multiprocessing_context", None) or torch.multiprocessing
+    forks = context.get_start_method() == "fork"
+    if made is None or init is None or loader.num_workers < 2 or made.states is not None or not forks:
+        yield
+        return
+    made.states = torch.zeros(loader.num_workers, len(_global_states()), dtype=torch.int64).share_memory_()
+    loader.worker_init_fn = _Reporting(init, made.states)
+    try:
+        yield
+    finally:
+        loader.worker_init_fn = init
+
+
+def _global_states() -> dict[str, bytes]:
+    _kind, keys, *rest = np.random.get_state()  # noqa: NPY002
+    return {
+        "numpy.random": bytes(np.asarray(keys)) + repr(rest).encode(),
+        "random": repr(random.getstate()).encode(),
+        "torch's generator": torch.get_rng_state().numpy().tobytes(),
+    }
+
+
+def _in_common(states: Tensor, dataset: Any) -> list[str]:
+    """Global generators that started alike in all workers and that fetching a row draws from."""
+    alike = (states == states[:1]).all(0).tolist()
+    drawn = _global_draws(dataset) if any(alike) else set()
+    return [name for name, same in zip(_global_states(), alike, strict=True) if same and name in drawn]
+
+
+def _global_draws(dataset: Any) -> set[str]:
+    """The global generators that fetching a row moves; all stand afterwards where they stood."""
+    before, drawn = _global_states(), set[str]()
+    with _kept_in_place(), contextlib.suppress(Exception):
+        copy.copy(dataset)[0]
+        drawn = {name for name, state in _global_states().items() if state != before[name]}
+    return drawn
+
+
+@contextlib.contextmanager
+def _kept_in_place() -> Iterator[None]:
+    """Give the global generators back as they were."""
+    numbers, python, torch_state = np.random.get_state(), random.getstate(), torch.get_rng_state()  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(numbers)  # noqa: NPY002
+        random.setstate(python)
+        torch.set_rng_state(torch_state)
+
+
 def _known(live: Live, loader: DataLoader[Any]) -> LiveLoader:
     known = live.loaders.get(id(loader))
     if known is not None and known.loader() is loader:
         return known
     dataset = loader.dataset
+    earlier = _made_before(live, dataset, here(4))
+    if earlier is not None:
+        made = live.loaders[id(loader)] = dataclasses.replace(earlier, loader=weakref.ref(loader))
+        return made
     key = len(live.seen.loaders)
     sampler: Any = getattr(loader, "sampler", None)
     shuffle: bool | None = isinstance(sampler, (RandomSampler, SubsetRandomSampler)) or None
@@ -78,8 +159,18 @@ def _known(live: Live, loader: DataLoader[Any]) -> LiveLoader:
     told.generators = _generators(dataset) if loader.num_workers > 1 else []
     live.seen.loaders[key] = told
     made = live.loaders[id(loader)] = LiveLoader(told, weakref.ref(loader))
+    with contextlib.suppress(TypeError):  # a list, say, cannot be watched like that
+        made.dataset = weakref.ref(dataset)
     made.base, made.indices = _rows(dataset, sampler)
     return made
+
+
+def _made_before(live: Live, dataset: Any, place: Place | None) -> LiveLoader | None:
+    """What is known of the loader that the same line made of the same dataset before: a loader made anew each epoch."""
+    for known in live.loaders.values():
+        if known.dataset is not None and known.dataset() is dataset and known.seen.place == place is not None:
+            return known
+    return None
 
 
 def _rows(dataset: Any, sampler: Any) -> tuple[int, frozenset[int] | None]:
@@ -112,6 +203,9 @@ def given(live: Live, loader: Any) -> None:
     now = time.perf_counter()
     told = made.seen
     told.n_batches += 1
+    if made.states is not None and not made.compared and bool(made.states.all()):
+        made.compared = True
+        told.alike_in_workers = _in_common(made.states, loader.dataset)
     if told.n_batches > 2 and made.asked_at:  # the first ones start workers
         told.wait_s += now - made.asked_at
         told.span_s = now - made.first_at
@@ -166,12 +260,13 @@ def _arrays(dataset: Any) -> dict[str, Any]:
 
 
 def _checksum(value: Any) -> float:
+    """A number that changes with the content; holes count as 0, since NaN equals nothing, not even itself."""
     if isinstance(value, torch.Tensor):
         flat = value.detach().reshape(-1)
         flat = flat[:: max(1, flat.numel() // _CHECKED)]
-        return float(flat.double().sum()) if not flat.is_complex() else 0.0
+        return float(flat.double().nan_to_num().sum()) if not flat.is_complex() else 0.0
     flat_array = value.reshape(-1)[:: max(1, value.size // _CHECKED)]
-    return float(flat_array.astype("float64").sum()) if flat_array.dtype.kind in "fiub" else 0.0
+    return float(np.nan_to_num(flat_array.astype("float64")).sum()) if flat_array.dtype.kind in "fiub" else 0.0
 
 
 def _generators(dataset: Any) -> list[str]:
@@ -192,25 +287,21 @@ def _generators(dataset: Any) -> list[str]:
 
 def _draws_from(dataset: Any, name: str) -> bool:
     """Whether fetching a row moves this generator: tried on a copy whose generator is a copy, too."""
-    numbers, python, torch_state = np.random.get_state(), random.getstate(), torch.get_rng_state()  # noqa: NPY002
     try:
-        trial = copy.copy(dataset)
-        owner = trial
-        *way, last = name.split(".")
-        for step in way:
-            setattr(owner, step, copy.copy(getattr(owner, step)))
-            owner = getattr(owner, step)
-        generator = _copied(getattr(owner, last))
-        setattr(owner, last, generator)
-        before = _state_of(generator)
-        trial[0]
-        return before != _state_of(generator)
+        with _kept_in_place():
+            trial = copy.copy(dataset)
+            owner = trial
+            *way, last = name.split(".")
+            for step in way:
+                setattr(owner, step, copy.copy(getattr(owner, step)))
+                owner = getattr(owner, step)
+            generator = _copied(getattr(owner, last))
+            setattr(owner, last, generator)
+            before = _state_of(generator)
+            trial[0]
+            return before != _state_of(generator)
     except Exception:  # noqa: BLE001 - somebody else's dataset: when it cannot be tried, its code's word counts
         return True
-    finally:
-        np.random.set_state(numbers)  # noqa: NPY002
-        random.setstate(python)
-        torch.set_rng_state(torch_state)
 
 
 def _copied(generator: Any) -> Any:

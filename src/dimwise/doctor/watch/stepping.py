@@ -39,8 +39,9 @@ def optimizer_of(live: Live, optimizer: torch.optim.Optimizer, place: Place | No
 
 
 def parameters(optimizer: torch.optim.Optimizer) -> list[Tensor]:
-    """All parameters of an optimizer, in order."""
-    return [p for group in optimizer.param_groups for p in group["params"]]
+    """All parameters of an optimizer that have a shape by now, in order."""
+    everything = (p for group in optimizer.param_groups for p in group["params"])
+    return [p for p in everything if not nn.parameter.is_lazy(p)]
 
 
 def refresh(live: Live, made: LiveOptimizer, optimizer: torch.optim.Optimizer) -> None:
@@ -59,7 +60,7 @@ def refresh(live: Live, made: LiveOptimizer, optimizer: torch.optim.Optimizer) -
             "weight_decay": float(g.get("weight_decay", 0.0) or 0.0),
             "momentum": float(g.get("momentum", 0.0) or 0.0),
             "n_tensors": len(g["params"]),
-            "n_small": sum(p.dim() < 2 for p in g["params"]),
+            "n_small": sum(not nn.parameter.is_lazy(p) and p.dim() < 2 for p in g["params"]),
         }
         for g in optimizer.param_groups
     ]

@@ -67,6 +67,7 @@ def wrap(watch: Watch) -> None:
     _wrap_loading(watch)
     _wrap_modes(watch)
     _wrap_processes(watch)
+    _wrap_hooks(watch)
 
 
 def _abandon_outer(live: Live) -> None:
@@ -148,7 +149,8 @@ def _wrap_loading(watch: Watch) -> None:
                 return original(self)
             arm(watch)
             guarded(watch, lambda: loading.iterated(live, self))
-            iterator = original(self)
+            with loading.reporting(live, self):
+                iterator = original(self)
             with contextlib.suppress(AttributeError):
                 iterator._dimwise_loader = self
             return iterator
@@ -219,7 +221,8 @@ def _wrap_modes(watch: Watch) -> None:
     watch.patches.replace(nn.Module, "eval", mode)
     watch.patches.replace(torch.no_grad, "__enter__", no_grad)
     watch.patches.replace(torch.inference_mode, "__enter__", no_grad)
-    watch.patches.replace(nn.functional, "dropout", dropout)
+    for name in ("dropout", "dropout1d", "dropout2d", "dropout3d"):  # alpha_dropout is off unless told otherwise
+        watch.patches.replace(nn.functional, name, dropout)
     watch.patches.replace(torch.amp.GradScaler, "scale", scaled)
     for owner in (torch, torch.random):
         watch.patches.replace(owner, "manual_seed", seeded)
@@ -281,3 +284,56 @@ def _wrap_processes(watch: Watch) -> None:
 
     watch.patches.replace(nn.parallel.DistributedDataParallel, "__init__", wrapping("DistributedDataParallel"))
     watch.patches.replace(nn.parallel.DataParallel, "__init__", wrapping("DataParallel"))
+
+
+_MAX_HOOKS = 4096
+_HOOKS = {
+    "register_forward_hook": ("forward hook", "_forward_hooks"),
+    "register_forward_pre_hook": ("forward pre-hook", "_forward_pre_hooks"),
+    "register_full_backward_hook": ("backward hook", "_backward_hooks"),
+    "register_hook": ("gradient hook", "_backward_hooks"),
+}
+
+
+def _wrap_hooks(watch: Watch) -> None:
+    """Count hooks of the same code that one module or parameter holds at the same time."""
+    live = watch.live
+    told: dict[tuple[int, Any], dict[str, Any]] = {}
+
+    def piled(owner: Any, kind: str, held: Any, hook: Any, place: Place | None) -> None:
+        code = _code(hook)
+        passing = isinstance(owner, torch.Tensor) and not owner.is_leaf  # an activation, gone after this pass
+        if code is None or passing or len(told) >= _MAX_HOOKS or not is_users(code.co_filename):
+            return
+        n = sum(_code(other) is code for other in (held or {}).values())
+        one = told.setdefault(
+            (id(owner), code), {"kind": kind, "on": type(owner).__name__, "n": 0, "since": live.step, "place": place}
+        )
+        if n == 1:
+            one["since"] = live.step
+        one |= {"n": n, "step": live.step}
+        if n > 1 and one not in live.seen.hooks_piled and len(live.seen.hooks_piled) < 20:
+            live.seen.hooks_piled.append(one)
+
+    def registering(kind: str, held: str) -> Callable[[Any], Any]:
+        def make(original: Any) -> Any:
+            def run(self: Any, hook: Any, *args: Any, **kwargs: Any) -> Any:
+                handle = original(self, hook, *args, **kwargs)
+                if not is_compiling() and not idle(watch):
+                    place = here(2)
+                    guarded(watch, lambda: piled(self, kind, getattr(self, held, None), hook, place))
+                return handle
+
+            return run
+
+        return make
+
+    for name, (kind, held) in _HOOKS.items():
+        owner = torch.Tensor if name == "register_hook" else nn.Module
+        watch.patches.replace(owner, name, registering(kind, held))
+
+
+def _code(hook: Any) -> Any:
+    """The code a hook runs, through partial and bound methods; None for what is not written in Python."""
+    hook = getattr(hook, "func", hook)
+    return getattr(getattr(hook, "__func__", hook), "__code__", None)
