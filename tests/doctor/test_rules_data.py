@@ -108,6 +108,29 @@ def test_inputs_that_differ(facts: dict[str, Any]) -> None:
     assert silent(data.constant_input(seen(batches(**facts))))
 
 
+WORDS: dict[str, Any] = {
+    "floating": False,
+    "shape": (16,),
+    "first_layer": "Embedding",
+    "table_rows": 5000,
+    "n_tokens": 1,
+}
+
+
+def test_a_text_of_unknown_words() -> None:
+    found = one(data.constant_input(seen(batches(**WORDS))))
+    assert found.severity == "error"
+    assert "looked up only 1 of the 5000 entries of Embedding" in found.evidence
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [{"n_tokens": 3}, {"table_rows": 2, "n_tokens": 2}, {"shape": ()}, {"n_rows": 64}, {"purpose": "eval"}],
+)
+def test_words_that_differ_and_flags(facts: dict[str, Any]) -> None:
+    assert silent(data.constant_input(seen(batches(**{**WORDS, **facts}))))
+
+
 def test_constant_not_checked() -> None:
     assert "fewer than 3" in why(data.constant_input(seen(batches(n_constant=20, floating=False))))
     assert "fewer than 3" in why(data.constant_input(seen(batches(n_constant=2, n_batches=2))))
@@ -124,6 +147,13 @@ def test_workers_with_one_generator() -> None:
     assert "dataset.rng (numpy Generator)" in found.evidence
     assert "worker_init_fn" in found.remedy
     assert "every epoch" in one(data.workers_share_seed(seen(loaders=(loader(n_workers=1, generators=RNG),)))).title
+
+
+def test_workers_that_are_seeded_alike() -> None:
+    told = loader(n_workers=4, worker_init=True, alike_in_workers=["numpy.random"])
+    found = one(data.workers_share_seed(seen(loaders=(told,))))
+    assert "numpy.random stood in the same state in all 4 worker processes at train.py:48" in found.evidence
+    assert "torch.initial_seed()" in found.remedy
 
 
 def test_workers_that_are_seeded_or_draw_nothing() -> None:
@@ -169,6 +199,40 @@ def test_mutation_not_checked() -> None:
 
 
 # wrong-axis-order
+
+
+def test_a_network_that_writes_into_its_input() -> None:
+    found = one(data.input_mutated(seen(batches(mutated_inside=19))))
+    assert "in 19 of 20 passes at train.py:48" in found.evidence
+    assert silent(data.input_mutated(seen(batches(mutated_inside=2))))
+
+
+SMOOTH = {"row_apart": 0.1, "row_apart_if_last": 0.2, "unrelated": 0.6}
+
+
+def scrambled(**facts: Any) -> Any:
+    told = {"path": "conv1", "kind": "Conv2d", "shape": [32, 3, 32, 48], "in_channels": 3, **SMOOTH, **facts}
+    return data.wrong_axis_order(seen(net=root(layer("conv1", "Conv2d"), first_input_layout=told)))
+
+
+def test_images_reshaped_where_axes_had_to_be_swapped() -> None:
+    found = one(scrambled(row_apart=0.6))
+    assert (found.severity, found.module) == ("error", "conv1")
+    assert "read as (32, 32, 48, 3) they differ by 0.2" in found.evidence
+    assert "x.permute(0, 3, 1, 2)" in found.remedy
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {},  # photographs read rightly
+        {"row_apart": 1.1, "row_apart_if_last": 1.1, "unrelated": 1.1},  # noise
+        {"row_apart": 0.6, "row_apart_if_last": 0.4, "unrelated": 0.4},  # some pattern of values that are unrelated
+        {"row_apart": 0.6, "shape": [2, 3, 32, 48]},  # two images may be odd
+    ],
+)
+def test_images_that_were_not(facts: dict[str, Any]) -> None:
+    assert silent(scrambled(**facts))
 
 
 def layout(shape: list[int], channels: int) -> Seen:
@@ -229,6 +293,10 @@ def test_validation_left_raw() -> None:
 def test_validation_table_left_raw() -> None:
     raw = columns(mean=40.0, std=30.0, channel_mean=[40.0] * 20, channel_std=[12.0] * 20)
     assert one(differs(batches(**columns()), valid(**raw))).severity == "warning"
+    inside = columns(mean=0.4, std=0.2, low=0.0, high=1.0, channel_mean=[0.2, 0.6] * 10, channel_std=[0.2] * 20)
+    assert one(differs(batches(**columns(low=-2.3, high=3.5)), valid(**inside))).severity == "warning"  # other scaler
+    tiny = columns(mean=0.05, std=0.02, low=0.0, high=0.1, channel_mean=[0.05] * 20, channel_std=[0.02] * 20)
+    assert one(differs(batches(**columns(low=-2.3, high=3.5)), valid(**tiny))).severity == "warning"
     either = columns(channel_mean=[4.0] * 6 + [0.0] * 14, channel_std=[1.0] * 6 + [5.0] * 6 + [1.0] * 8)
     assert one(differs(batches(**columns()), valid(**either))).severity == "warning"  # 6 shifted, 6 others stretched
 
@@ -246,6 +314,10 @@ def test_validation_table_left_raw() -> None:
             valid(**columns(channel_std=[9.0] * 5 + [1.0] * 15, channel_mean=[4.0] * 5 + [0.0] * 15)),
         ),
         (batches(std=0.0), valid()),
+        (
+            batches(**columns(low=-2.3, high=2.5)),
+            valid(**columns(mean=-1.1, std=0.32, low=-2.0, high=-0.3, channel_std=[0.32] * 20)),
+        ),  # windows of a series in a quiet season
     ],
 )
 def test_prepared_alike(train: Any, other: Any) -> None:

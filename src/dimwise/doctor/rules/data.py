@@ -23,10 +23,24 @@ TINY_INPUT = 1e-2
 small mean square but entries near 1, hence the largest is asked."""
 SOME_BATCHES = 3
 """Batches before scale, constancy or writes are judged: one can be special."""
+ONE_TOKEN = 2
+"""Different tokens up to which a text says nothing: one for the unknown word, one for padding."""
+A_VOCABULARY = 50
+"""Entries from which a table is one of words or letters; smaller ones may be flags of which two are in use."""
+MANY_ROWS = 100
 MOSTLY = 0.5
 """Fraction of the batches that must be constant: a decoder's start symbol or a warm-up call is one among many."""
 IMAGE_SIDE = 8
 """Sides from which two equal leading axes are height and width rather than channels and something."""
+SCRAMBLED = 1.4
+"""How much more two values must differ a row apart as the network reads them than a row apart as channels-last memory
+holds them. Photographs read rightly have about a half (three rows are further apart than one), reshaped ones more than
+3, noise 1 (first 64 of CIFAR-10 and Flickr8k); this lies in the middle."""
+RELATED = 0.75
+"""... and what values a row apart in that order may differ over unrelated ones: noise and boards of pieces have 1,
+photographs 0.2 to 0.5."""
+SEVERAL = 8
+"""Images before neighbouring values are compared."""
 COLOURS = (1, 3, 4)
 """Channels of images: grey, RGB, RGBA."""
 WRITES = 3
@@ -129,14 +143,34 @@ def _holes(batches: BatchesSeen, finite: bool) -> Finding:
 def constant_input(seen: Seen) -> Iterator[Finding] | NotChecked:
     """Every row is the same, or every element: the network cannot tell inputs apart.
 
-    Checked: more than :data:`MOSTLY` of at least :data:`SOME_BATCHES` batches of several rows. Must not hit: start
-    symbols and other tokens, a single number as input, batches of one row, the same batch again and again (its rows
-    differ).
+    Checked: more than :data:`MOSTLY` of at least :data:`SOME_BATCHES` batches of several rows; texts of which only
+    :data:`ONE_TOKEN` tokens of a whole vocabulary ever occur in training. Must not hit: start symbols and other
+    single tokens, a single number as input, batches of one row, the same batch again and again (its rows differ),
+    flags and masks (their tables are small).
     """
-    groups = [b for b in seen.batches.values() if b.floating and b.n_batches >= SOME_BATCHES]
+    groups = [b for b in seen.batches.values() if b.n_batches >= SOME_BATCHES]
+    groups = [b for b in groups if b.floating or b.table_rows]
     if not groups:
-        return NotChecked("constant-input", f"fewer than {SOME_BATCHES} batches of numeric inputs were seen")
-    return (f for b in groups if (f := _constant_in(b)))
+        return NotChecked("constant-input", f"fewer than {SOME_BATCHES} batches of numbers or tokens were seen")
+    return (f for b in groups if (f := _constant_in(b) if b.floating else _one_token_in(b)))
+
+
+def _one_token_in(batches: BatchesSeen) -> Finding | None:
+    few = 0 < batches.n_tokens <= ONE_TOKEN
+    enough = batches.n_rows >= MANY_ROWS and batches.table_rows >= A_VOCABULARY
+    if not few or not enough or batches.purpose != "train" or reading.row_size(batches) < 2:
+        return None
+    return Finding(
+        "constant-input",
+        "error",
+        "the inputs carry no information: nearly all tokens are the same",
+        f"{batches.n_rows} training rows of {reading.row_size(batches)} tokens{at(batches.place)} looked up only "
+        f"{batches.n_tokens} of the {batches.table_rows} entries of {batches.first_layer}",
+        "look at one row before the network: print([words[i] for i in x[0]]); a lookup that never finds its word "
+        "(other case, other tokenizer) gives the unknown token everywhere",
+        place=batches.place,
+        step=0,
+    )
 
 
 def _constant_in(batches: BatchesSeen) -> Finding | None:
@@ -157,16 +191,31 @@ def _constant_in(batches: BatchesSeen) -> Finding | None:
 
 
 def workers_share_seed(seen: Seen) -> Iterator[Finding] | NotChecked:
-    """Each worker process of a DataLoader gets a copy of the dataset's own random generator, in the same state.
+    """The worker processes of a DataLoader draw the same random numbers.
 
-    Checked: a training loader with workers, a generator inside its dataset that ``__getitem__`` draws from, and no
-    worker_init_fn. PyTorch seeds the global generators of every worker itself, so those are fine. Must not hit:
-    global ``torch``/``numpy.random``/``random``, evaluation loaders, no workers.
+    Checked: a training loader with workers, and a generator that ``__getitem__`` draws from: one inside its dataset, of
+    which each worker gets a copy, without worker_init_fn; or a global one that worker_init_fn left in the same state in
+    all workers, as the workers report. PyTorch itself seeds the global generators of every worker differently. Must not
+    hit: global ``torch``/``numpy.random``/``random`` left alone, evaluation loaders, no workers.
     """
     loaders = [x for x in seen.loaders.values() if x.trains and x.n_workers > 0]
     if not loaders:
         return NotChecked("workers-share-seed", "no training loader with worker processes was seen")
-    return (_shared(x) for x in loaders if x.generators and not x.worker_init)
+    seeded_alike = [_seeded_alike(x) for x in loaders if x.alike_in_workers]
+    return iter(seeded_alike + [_shared(x) for x in loaders if x.generators and not x.worker_init])
+
+
+def _seeded_alike(loader: LoaderSeen) -> Finding:
+    return Finding(
+        "workers-share-seed",
+        "warning",
+        "worker_init_fn gives all workers the same random numbers",
+        f"once it was done, {', '.join(loader.alike_in_workers)} stood in the same state in all {loader.n_workers} "
+        f"worker processes{at(loader.place)}, and the dataset draws from it",
+        "leave worker_init_fn out (PyTorch seeds each worker differently), or seed in it with "
+        "torch.initial_seed() % 2**32, which differs from worker to worker and from epoch to epoch",
+        place=loader.place,
+    )
 
 
 def _shared(loader: LoaderSeen) -> Finding:
@@ -189,7 +238,8 @@ def _shared(loader: LoaderSeen) -> Finding:
 def input_mutated(seen: Seen) -> Iterator[Finding] | NotChecked:
     """Something writes into the training data while it is being read, so that each epoch sees other data.
 
-    Checked: batches that are views of a tensor which was written to at half of the batches or more; arrays of the
+    Checked: batches that are views of a tensor which was written to at half of the batches or more; a network that
+    writes into the tensor it is given, when that very tensor comes again with other values; arrays of the
     training dataset whose content differs between two epochs (a hint unless its name says that it holds the examples).
     Must not hit: an agent's buffer (many small forward passes of the same network between the batches), caches,
     shuffled orders, sampling weights.
@@ -211,7 +261,17 @@ def _acts(seen: Seen, batches: BatchesSeen) -> bool:
 
 
 def _written(seen: Seen, batches: BatchesSeen) -> Finding | None:
-    n = batches.base_mutations
+    n, inside = batches.base_mutations, batches.mutated_inside
+    if inside >= WRITES and 2 * inside >= batches.n_batches:
+        return Finding(
+            "input-mutated",
+            "warning",
+            "the network writes into its input, and is given it again",
+            f"in {inside} of {batches.n_batches} passes{at(batches.place)} the input was the tensor that the pass "
+            "before had changed",
+            "x = x - mean in place of x -= mean inside forward; no inplace=True on the input; or model(x.clone())",
+            place=batches.place,
+        )
     if n < WRITES or 2 * n < batches.n_batches or _acts(seen, batches):
         return None
     where = f" at {batches.mutated_place}" if batches.mutated_place else ""
@@ -251,14 +311,36 @@ def wrong_axis_order(seen: Seen) -> list[Finding] | NotChecked:
 
     Checked: PyTorch refused and the last axis has the channels it wanted (error); or the first convolution takes an
     image's height for its channels: equal first two axes of at least :data:`IMAGE_SIDE` and 1, 3 or 4 at the end
-    (error), unequal ones with 3 or 4 (warning). Must not hit: channels first, spectrograms, board planes, sequences.
+    (error), unequal ones with 3 or 4 (warning); or the images are noise as the convolution reads them and smooth if
+    the same numbers are read channels last: they were reshaped where axes had to be swapped (error). Must not hit:
+    channels first, spectrograms, board planes, sequences.
     """
     layouts = [(r, r.first_input_layout) for r in seen.roots.values() if r.first_input_layout]
     refused = _refused(seen)
     if not layouts and refused is None:
         return NotChecked("wrong-axis-order", "no convolution was seen")
-    told = [refused] if refused else [_layout(r, told) for r, told in layouts]
+    told = [refused] if refused else [_layout(r, told) or _scrambled(r, told) for r, told in layouts]
     return [f for f in told if f is not None]
+
+
+def _scrambled(root: RootSeen, told: dict) -> Finding | None:
+    read, last, unrelated = (told.get(k, 0.0) for k in ("row_apart", "row_apart_if_last", "unrelated"))
+    shape = tuple(told.get("shape", ()))
+    if not last or shape[0] < SEVERAL or read < SCRAMBLED * last or last > RELATED * unrelated:
+        return None
+    n, channels, height, width = shape
+    return Finding(
+        "wrong-axis-order",
+        "error",
+        "images were reshaped from channels last to channels first, which scrambles them",
+        f"{told.get('kind')} '{told.get('path')}' got {shape}: values one row apart differ by {read:.2g}; read as "
+        f"{(n, height, width, channels)} they differ by {last:.2g}, unrelated ones by {unrelated:.2g}",
+        f"x.permute(0, 3, 1, 2) (NumPy: x.transpose(0, 3, 1, 2)) on {(n, height, width, channels)} in place of reshape "
+        "or view",
+        place=root.place,
+        module=str(told.get("path") or "") or None,
+        step=0,
+    )
 
 
 def _refused(seen: Seen) -> Finding | None:

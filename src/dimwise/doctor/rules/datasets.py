@@ -25,6 +25,11 @@ ENDS_MOVED = 0.2
 OTHER_COLUMNS = 3.0
 """For tables and signals, which have no fixed range: the ratio of spreads or the shift in standard deviations that
 at least half of the columns must have. Later stretches of a time series drift by 1 to 2."""
+ALIKE = 1.2
+"""Ratio of spreads, and distance of means in deviations above 1, up to which all columns are one signal: windows of a
+time series. They say the same thing many times over, and a quiet season is narrower than the years before it."""
+PART_OF_IT = 10.0
+"""... so that evaluation within the range of training must be narrower by this to have been prepared differently."""
 FAR_SCALE = 3.0
 """Ratio of the spreads of images from which it is an error: a forgotten /255 or std, no matter of taste."""
 
@@ -56,7 +61,8 @@ def train_valid_preprocessing_differs(seen: Seen) -> Iterator[Finding] | NotChec
     Checked on the first layer's inputs of one network. Images: evaluation is an affine map of training (mean, spread
     and both ends of the range agree on it within :data:`ENDS_AGREE`) that differs by :data:`OTHER_SCALE` or
     :data:`OTHER_SHIFT`. Other inputs: at least half of the columns differ by :data:`OTHER_COLUMNS`. Must not hit:
-    augmentation, noise added in training, small validation sets, drift of a time series, an agent's states.
+    augmentation, noise added in training, small validation sets, drift of a time series, its quiet seasons, an agent's
+    states.
     """
     pairs = [
         (t, e)
@@ -106,7 +112,18 @@ def _columns_differ(t: BatchesSeen, e: BatchesSeen, ratio: float, shift: float) 
     columns = list(zip(t.channel_mean, t.channel_std, e.channel_mean, e.channel_std, strict=False))
     live = [c for c in columns if c[1] > 0 and c[3] > 0]
     each = [(es / ts, (em - tm) / ts) for tm, ts, em, es in live] or [(ratio, shift)]
-    return median(max(r, 1 / r, abs(s)) for r, s in each) >= OTHER_COLUMNS
+    within = t.low <= e.low and e.high <= t.high
+    enough = PART_OF_IT if within and _one_signal(t) and _one_signal(e) else OTHER_COLUMNS
+    return median(max(r, 1 / r, abs(s)) for r, s in each) >= enough
+
+
+def _one_signal(b: BatchesSeen) -> bool:
+    """Whether all columns have the same statistics; also when these are not known column by column."""
+    live = [(m, s) for m, s in zip(b.channel_mean, b.channel_std, strict=False) if s > 0]
+    if not live:
+        return True
+    means, spreads = [m for m, _ in live], [s for _, s in live]
+    return max(spreads) <= ALIKE * min(spreads) and max(means) - min(means) <= (ALIKE - 1) * median(spreads)
 
 
 def train_valid_leak(seen: Seen) -> Iterator[Finding] | NotChecked:
