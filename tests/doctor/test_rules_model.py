@@ -124,6 +124,17 @@ def test_first_loss_a_little_off_or_of_tokens_is_a_hint() -> None:
     assert one(model.initial_loss_off(tied)).severity == "hint"
 
 
+def test_first_loss_of_tokens_that_does_not_come_down_soon() -> None:
+    def tied(last: float) -> Seen:
+        falling = [(i, 60.0 - i, 0) for i in range(19)] + [(19, last, 0)]
+        return seen(batches(floating=False), losses=(loss(first_value=60.0),), loss_history=falling)
+
+    found = one(model.initial_loss_off(tied(9.0)))
+    assert found.severity == "warning"
+    assert "after 20 steps it was still 9.000" in found.evidence
+    assert one(model.initial_loss_off(tied(2.2))).severity == "hint"
+
+
 @pytest.mark.parametrize("value", [0.02, 2.3, 4.5])
 def test_first_loss_near_or_below_chance_is_silent(value: float) -> None:
     assert silent(model.initial_loss_off(seen(losses=(loss(first_value=value),))))
@@ -169,11 +180,21 @@ def test_outputs_that_are_never_a_label_are_a_hint() -> None:
     assert "1000 outputs; 640 rows had only 10 labels (0 to 9)" in found.evidence
 
 
+def test_labels_that_start_at_one_are_a_hint() -> None:
+    off: dict[str, Any] = {"n_classes": 11, "label_counts": dict.fromkeys(range(1, 11), 64)}
+    for floating in (True, False):
+        found = one(model.output_labels_mismatch(seen(batches(**off, floating=floating), losses=(loss(n_outputs=11),))))
+        assert found.severity == "hint"
+        assert "11 outputs; the labels of 640 rows run from 1 to 10" in found.evidence
+
+
 @pytest.mark.parametrize(
     ("group", "healthy"),
     [
         (batches(), loss()),
         (batches(n_classes=5000, floating=False), loss(n_outputs=5000)),
+        (batches(n_classes=65, label_counts=dict.fromkeys(range(1, 65), 64)), loss(n_outputs=65)),
+        (batches(n_classes=5, label_counts=dict.fromkeys(range(1, 5), 8)), loss(n_outputs=5)),
         (batches(n_classes=100, label_dims=3), loss(n_outputs=100)),
         (batches(n_classes=65537, label_counts={0: 640}), loss(n_outputs=65537)),
         (batches(n_classes=1000, label_counts=dict.fromkeys(range(400), 1)), loss(n_outputs=1000)),
@@ -273,6 +294,12 @@ def test_units_that_take_turns_and_frozen_layers_are_silent() -> None:
     assert "no ReLU" in why(activations.dead_activations(Seen()))
 
 
+def test_units_off_for_rows_that_are_all_the_same_say_nothing() -> None:
+    net = root(layer("fc"), activations=(act("relu", dead_frac=looks(0.9)),))
+    assert one(activations.dead_activations(seen(batches(), net=net)))
+    assert silent(activations.dead_activations(seen(batches(n_constant=20), net=net)))
+
+
 def test_a_recurrent_cell_is_told_once() -> None:
     cells = tuple(act("relu", f"fc → ({i})" if i > 1 else "fc →", dead_frac=looks(1.0)) for i in range(1, 5))
     assert one(activations.dead_activations(seen(net=root(layer("fc"), activations=cells)))).module == "fc"
@@ -294,6 +321,9 @@ def test_saturated_hidden_units() -> None:
     assert "'fc1' before it: 1.5e-09" in found.evidence
     assert "xavier" in found.remedy
     net = root(before, layer("fc2", order=3), activations=(tanh(0.75),))
+    assert one(activations.saturated_activations(seen(net=net))).severity == "warning"  # it even started there
+    learnt = act("tanh", "tanh", saturated_frac=[(0, 0.1), *looks(0.75)])
+    net = root(before, layer("fc2", order=3), activations=(learnt,))
     assert one(activations.saturated_activations(seen(net=net))).severity == "hint"
 
 
@@ -346,6 +376,14 @@ def test_large_weights_need_the_loss_as_a_witness() -> None:
     assert silent(layers.bad_initialisation(seen(net=net, losses=(loss(first_value=0.4),))))  # pretrained
 
 
+def test_large_weights_of_a_regression_need_the_outputs_as_a_witness() -> None:
+    for size, severity in ((2e5, "warning"), (20.0, "hint")):
+        net = root(layer("fc1", init=init(std=1.0, fan_in=784)), layer("fc2", order=2), first_output_size=size)
+        found = one(layers.bad_initialisation(seen(batches(), net=net, losses=(loss("mse_loss", chance=None),))))
+        assert found.severity == severity
+        assert ("200000 times as large as the inputs" in found.evidence) == (severity == "warning")
+
+
 @pytest.mark.parametrize(
     "healthy",
     [
@@ -378,6 +416,8 @@ def test_dropout_in_eval() -> None:
     assert "training=self.training" in found.remedy
     loose = root(n_eval_forwards=5, unregistered_dropout_in_eval=5, dropout_place=AT)
     assert "ModuleList" in one(layers.dropout_in_eval(seen(net=loose))).remedy
+    own = root(n_eval_forwards=5, own_noise_in_eval=5, dropout_place=AT)
+    assert "if not self.training" in one(layers.dropout_in_eval(seen(net=own))).remedy
 
 
 def test_dropout_that_goes_off_is_silent() -> None:

@@ -278,6 +278,7 @@ def test_lr_too_high():
         ([2.3, 8.0, 8.0, *[8.0] * 17], THROWN, {"loss": None}),  # a policy's loss
         ([2.3, 400.0, 400.0], THROWN[:3], {}),  # too few
         ([2.3] * 20, [0.5, *[0.05] * 19], {}),  # a large first step, labels without signal
+        ([2.3, 2.2, *[math.nan] * 18], [0.01, 0.01, *[math.nan] * 18], {}),  # a gradient that was NaN
     ],
 )
 def test_steps_that_are_not_too_high(losses, moves, facts):

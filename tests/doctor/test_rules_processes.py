@@ -104,5 +104,18 @@ def test_wrapped_once_each() -> None:
     assert silent(processes.wrapped_repeatedly([]))
 
 
+def pile(**facts: Any) -> dict[str, Any]:
+    return {"kind": "forward hook", "on": "ReLU", "n": 6, "place": AT, "since": 0, "step": 140, **facts}
+
+
+def test_hooks_that_pile_up() -> None:
+    found = one(processes.wrapped_repeatedly([seen(hooks_piled=[pile(n=3), pile()])]))
+    assert found.severity == "warning"
+    assert "ReLU holds the forward hook of train.py:48 6 times, added between step 0 and step 140" in found.evidence
+    assert "1 more modules" in found.evidence
+    assert silent(processes.wrapped_repeatedly([seen(hooks_piled=[pile(n=2)])]))
+    assert silent(processes.wrapped_repeatedly([seen(hooks_piled=[pile(since=0, step=0)])]))  # before the loop
+
+
 def test_what_every_rank_did_is_told_once() -> None:
     assert one(processes.wrapped_repeatedly([seen(events=[wrap(times=3)]), seen(events=[wrap(times=3)])]))

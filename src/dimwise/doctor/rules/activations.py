@@ -27,7 +27,8 @@ MOST_SATURATED = 0.9
 """A warning: at nine tenths of the outputs the slope is below 2 % of its maximum, so hardly any gradient passes.
 Healthy tanh networks stay below a half."""
 MANY_SATURATED = 0.7
-"""A hint."""
+"""A hint; a warning when it was so from the first look on: what a network has learnt may need its ends, but none starts
+there (fresh tanh networks on inputs of unit scale have a few percent)."""
 
 
 def dead_activations(seen: Seen) -> Iterator[Finding] | NotChecked:
@@ -40,6 +41,8 @@ def dead_activations(seen: Seen) -> Iterator[Finding] | NotChecked:
     found = [(r, a) for r in seen.trained_roots() for a in r.activations if a.dead_frac]
     if not found:
         return NotChecked("dead-activations", "no ReLU was seen in a training pass")
+    alike = {b.root for b in seen.train_batches() if 2 * b.n_constant > b.n_batches}
+    found = [(r, a) for r, a in found if r.key not in alike]  # a unit off for one of equal rows is off for all
     return _one_a_module((a, f) for r, a in found if (f := _dead_in(r, a)))
 
 
@@ -120,10 +123,10 @@ def _saturated_in(root: RootSeen, act: ActivationSeen) -> Finding | None:
         return None
     before = [x for x in reading.in_order(root) if x.order <= act.order and x.grad_norm]
     weak = f"; gradient norm of '{before[-1].path}' before it: {before[-1].grad_norm[-1][1]:.2g}" if before else ""
-    at_first = act.saturated_frac[0][1] >= MANY_SATURATED
+    at_first = min(v for _, v in act.saturated_frac) >= MANY_SATURATED
     return Finding(
         "saturated-activations",
-        "warning" if stuck >= MOST_SATURATED else "hint",
+        "warning" if stuck >= MOST_SATURATED or at_first else "hint",
         f"{act.function} is saturated: hardly any gradient passes it",
         f"{act.function} in '{act.path or root.kind}': {reading.percent(stuck)} of its outputs lay within 1 % of an "
         f"end of the range at each of the last {LOOKS} looks ({reading.percent(act.saturated_frac[0][1])} at step "

@@ -21,6 +21,9 @@ LARGE_GAIN = 5.0
 gives 0.4. At 5 each layer multiplies them by 5; N(0, 1) weights on 64 inputs have 5.7."""
 LOSS_BEYOND_CHANCE = 3.0
 """First loss over chance that confirms that a large initialisation harms; without it there is only a hint."""
+BLOWN_UP = 100.0
+"""The same where no loss tells of chance (regression, autoencoders): root mean square of the first outputs over that of
+the inputs. PyTorch's own initialisation gives 0.1 to 1, He's about 1."""
 TINY_VALUES = 8
 """Values per channel below which batch statistics are noise: the variance of n values has a relative standard error
 of sqrt(2 / (n − 1)), 53 % at 8, 82 % at 4."""
@@ -40,7 +43,8 @@ def bad_initialisation(seen: Seen) -> list[Finding] | NotChecked:
 
     Checked: a hidden weight matrix whose elements are all equal (error: all units compute the same); nearly all
     matrices zero, or a zero matrix whose gradient stayed zero for :data:`STUCK_LOOKS` passes (error); gain above
-    :data:`LARGE_GAIN` in a network without normalisation whose first loss confirms it (warning; unconfirmed a hint).
+    :data:`LARGE_GAIN` in a network without normalisation whose first loss, or where no loss tells of chance whose first
+    outputs confirm it (warning; unconfirmed a hint).
     Must not hit: norm scales, depthwise averages, zero-initialised last layers, residual scales, LoRA's B, frozen
     layers, embeddings, pretrained weights.
     """
@@ -114,9 +118,11 @@ def _too_large(seen: Seen, root: RootSeen) -> Finding | None:
     beyond = max(((x.first_value or 0.0) / (x.chance or 1.0) for x in losses), default=0.0)
     if losses and beyond <= 1:
         return None  # it knows its task already: pretrained
-    confirmed = beyond >= LOSS_BEYOND_CHANCE
+    blown_up = _amplification(seen, root) if not losses else 0.0
+    confirmed = beyond >= LOSS_BEYOND_CHANCE or blown_up >= BLOWN_UP
     good = float(worst.init["std"]) / _gain(worst)
-    so = f"; the first loss was {beyond:.1f} times that of chance" if confirmed else ""
+    so = f"; the first loss was {beyond:.1f} times that of chance" if beyond >= LOSS_BEYOND_CHANCE else ""
+    so = so or (f"; the first outputs were {blown_up:.0f} times as large as the inputs" if confirmed else "")
     return Finding(
         "bad-initialisation",
         "warning" if confirmed else "hint",
@@ -131,12 +137,21 @@ def _too_large(seen: Seen, root: RootSeen) -> Finding | None:
     )
 
 
-def dropout_in_eval(seen: Seen) -> list[Finding] | NotChecked:
-    """Dropout that stays on in evaluation: two passes over one input differ.
+def _amplification(seen: Seen, root: RootSeen) -> float:
+    """Size of the first outputs over that of the inputs; 0 when either is not known."""
+    sizes = [math.hypot(b.mean, b.std) for b in seen.train_batches() if b.root == root.key and b.floating]
+    largest = max((x for x in sizes if math.isfinite(x)), default=0.0)
+    return (root.first_output_size or 0.0) / largest if largest > 0 else 0.0
 
-    Checked: calls of ``F.dropout`` with training=True from the network's own forward, or of Dropout modules that
-    ``model.eval()`` cannot reach, while the network was in evaluation mode. Must not hit: Monte-Carlo dropout, which
-    switches its registered modules to training itself, and networks that were never evaluated.
+
+def dropout_in_eval(seen: Seen) -> list[Finding] | NotChecked:
+    """Dropout or noise that stays on in evaluation: two passes over one input differ.
+
+    Checked, while the network was in evaluation mode: calls of ``F.dropout`` with training=True from the network's own
+    forward, of Dropout modules that ``model.eval()`` cannot reach, and of modules of the user's own that draw random
+    numbers there to change one tensor and have no weights (dropout or noise written by hand). Must not hit:
+    Monte-Carlo dropout, which switches its registered modules to training itself, samplers (a VAE's from mean and
+    variance, Gumbel-softmax), and networks that were never evaluated.
     """
     if not any(r.n_eval_forwards or r.n_grad_eval_forwards for r in seen.roots.values()):
         return NotChecked("dropout-in-eval", "no network was evaluated")
@@ -144,19 +159,24 @@ def dropout_in_eval(seen: Seen) -> list[Finding] | NotChecked:
 
 
 def _dropout_in(root: RootSeen) -> Finding | None:
-    loose, called = root.unregistered_dropout_in_eval, root.functional_dropout_in_eval
-    if not loose and not called:
-        return None
     passes = root.n_eval_forwards + root.n_grad_eval_forwards
-    what = f"{called} calls of F.dropout(training=True)" if called else f"{loose} calls of unregistered Dropout modules"
+    if root.functional_dropout_in_eval:
+        what = f"{root.functional_dropout_in_eval} calls of F.dropout(training=True)"
+        remedy = "x = F.dropout(x, p, training=self.training)"
+    elif root.unregistered_dropout_in_eval:
+        what = f"{root.unregistered_dropout_in_eval} calls of unregistered Dropout modules"
+        remedy = "register it: self.dropout = nn.Dropout(p), or nn.ModuleList([...]) for several"
+    elif root.own_noise_in_eval:
+        what = f"{root.own_noise_in_eval} calls of a module that draws random numbers, though in evaluation mode,"
+        remedy = "begin its forward with: if not self.training: return x"
+    else:
+        return None
     return Finding(
         "dropout-in-eval",
         "warning",
         "dropout stays on in evaluation: the same input gives different outputs",
         f"{what} in {passes} evaluation passes of {root.kind}, first at {root.dropout_place}",
-        "x = F.dropout(x, p, training=self.training)"
-        if called
-        else "register it: self.dropout = nn.Dropout(p), or nn.ModuleList([...]) for several",
+        remedy,
         place=root.dropout_place,
     )
 

@@ -23,6 +23,10 @@ FAR_ABOVE_CHANCE = 5.0
 (physical units, left as they are) reaches 2 to 4 times; unscaled images and broken initialisations 10 to 1000."""
 ABOVE_CHANCE = 2.0
 """... and at which it is worth a hint, if it is also one nat above."""
+SOON = 20
+"""Steps by which a loss that started above chance must have come down to it once, where starting high is by design."""
+A_VOCABULARY = 50
+"""Outputs from which they may be words or letters, of which the first is often none."""
 MANY_EACH = 20
 """Rows per label seen before 'this output is never a label' is said: at random, a class as frequent as the others
 stays unseen with probability exp(−20)."""
@@ -129,7 +133,8 @@ def initial_loss_off(seen: Seen) -> Iterator[Finding] | list[Finding] | NotCheck
     Checked: first value (averaged over rows) over chance. Warning from :data:`FAR_ABOVE_CHANCE`, hint from
     :data:`ABOVE_CHANCE` and one nat above. Must not hit: a loss below chance (pretrained, resumed), weighted losses,
     contrastive ones (their classes are the batch), summed losses (the value is averaged). Token networks get a hint
-    at most: an output tied to an embedding of unit variance starts high by design and comes down within a few steps.
+    when their loss was down to chance once within :data:`SOON` steps: an output tied to an embedding of unit variance
+    starts high by design.
     """
     losses = [x for x in seen.losses if x.chance and x.first_value is not None and not x.weighted]
     losses = [x for x in losses if not reading.pair_like(x) and math.isfinite(x.first_value or math.nan)]
@@ -148,9 +153,12 @@ def _off_in(seen: Seen, loss: LossSeen) -> Finding | None:
     large = inputs is not None and inputs.floating and math.hypot(inputs.mean, inputs.std) > FAR_ABOVE_CHANCE
     why = f"; inputs have standard deviation {inputs.std:.3g}" if inputs is not None and large else ""
     last = reading.in_order(root)[-1:] if root else []
+    first = [v for _, v, who in seen.loss_history if loss.root is None or who == loss.root][:SOON]
+    lasting = tokens and len(first) >= SOON and min(first) > chance
+    why += f"; after {SOON} steps it was still {first[-1]:.3f}" if lasting else ""
     return Finding(
         "initial-loss-off",
-        "warning" if value >= FAR_ABOVE_CHANCE * chance and not tokens else "hint",
+        "warning" if value >= FAR_ABOVE_CHANCE * chance and (lasting or not tokens) else "hint",
         "the first loss is far above chance: the network starts out confident and wrong",
         f"first loss {value:.3f} at {loss.place}; outputs that know nothing give {chance:.3f} "
         f"({value / chance:.1f} times less){why}",
@@ -170,14 +178,15 @@ def output_labels_mismatch(seen: Seen) -> Iterator[Finding] | list[Finding] | No
 
     Checked: an exception 'Target 10 is out of bounds' (error); cross_entropy over a single output, whose loss is 0
     whatever the network does (error); binary cross-entropy with targets outside 0..1, which has no lower bound
-    (error); at most half of the outputs ever a label after :data:`MANY_EACH` rows for each label seen (hint). Must
-    not hit: vocabularies (tokens, one label a position), segmentation, contrastive losses, ignored labels.
+    (error); at most half of the outputs ever a label after :data:`MANY_EACH` rows for each label seen, or every output
+    a label but the first (hints). Must not hit: vocabularies (tokens, one label a position), segmentation, contrastive
+    losses, ignored labels.
     """
     if not seen.losses and not _out_of_bounds(seen):
         return NotChecked("output-labels-mismatch", "no classification loss of PyTorch was called with gradients")
     told = [_out_of_bounds(seen)]
     told += [_single_output(x) for x in seen.losses] + [_targets_outside(x) for x in seen.losses]
-    told += [_outputs_unused(seen, b) for b in seen.train_batches()]
+    told += [_outputs_unused(seen, b) or _first_unused(seen, b) for b in seen.train_batches()]
     return [f for f in told if f is not None]
 
 
@@ -245,6 +254,23 @@ def _outputs_unused(seen: Seen, batches: BatchesSeen) -> Finding | None:
         "most outputs are never a label",
         f"the network has {n} outputs; {total} rows had only {len(counts)} labels ({min(counts)} to {max(counts)})",
         f"give the last layer {max(counts) + 1} outputs if there are no other classes",
+        place=batches.place,
+    )
+
+
+def _first_unused(seen: Seen, batches: BatchesSeen) -> Finding | None:
+    counts, n = batches.label_counts, batches.n_classes or 0
+    total = sum(counts.values())
+    all_others = n > 2 and sorted(counts) == list(range(1, n))
+    pairs = any(reading.pair_like(x) for x in seen.losses if x.root == batches.root)
+    if batches.label_dims != 1 or not all_others or n > A_VOCABULARY or pairs or total < MANY_EACH * len(counts):
+        return None
+    return Finding(
+        "output-labels-mismatch",
+        "hint",
+        "the first output is never a label: labels start at 1",
+        f"the network has {n} outputs; the labels of {total} rows run from 1 to {n - 1}, none is 0",
+        f"target = target - 1 and {n - 1} outputs, unless class 0 is yet to come",
         place=batches.place,
     )
 

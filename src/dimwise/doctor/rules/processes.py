@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dimwise.doctor.finding import Finding, NotChecked
+from dimwise.doctor.rules import reading
 from dimwise.doctor.seen import Event, Seen
 
 SAME = 1e-5
@@ -118,20 +119,40 @@ def same_data_on_every_rank(processes: Sequence[Seen]) -> Finding | NotChecked |
 
 
 def wrapped_repeatedly(processes: Sequence[Seen]) -> list[Finding] | None:
-    """One network is wrapped for data parallel training more than once: each wrap hangs its own hooks on the weights.
+    """One network is wrapped for data parallel training, or hung with the same hook, again and again.
 
     Checked: wrappers inside each other (error), and how often the very same network was wrapped (twice a warning,
-    from :data:`OFTEN` times an error: it happens in a loop). DataParallel, which hangs no hooks, is a warning at most.
-    Must not hit: two networks wrapped once each.
+    from :data:`OFTEN` times an error: it happens in a loop). DataParallel, which hangs no hooks, is a warning at most;
+    so are hooks of the same code that one module or parameter holds :data:`OFTEN` times, added while it trained. Must
+    not hit: two networks wrapped once each, hooks that are removed before they are added again, one hook on each of
+    many modules.
     """
     for seen in processes:
         worst: dict[object, Event] = {}
         for event in seen.of("wrap"):
             if event.facts.get("depth", 1) >= 2 or event.facts.get("times", 1) >= 2:
                 worst[(event.place, event.facts.get("inner"))] = event
-        if worst:
-            return [_wrapped(e) for e in worst.values()]
+        told = [_wrapped(e) for e in worst.values()]
+        piles = [p for p in seen.hooks_piled if p.get("n", 0) >= OFTEN and p.get("step", 0) > p.get("since", 0)]
+        told += [_piled(max(piles, key=lambda p: int(p["n"])), len(piles))] if piles else []
+        if told:
+            return told
     return None
+
+
+def _piled(pile: dict, n_owners: int) -> Finding:
+    place = reading.place_of(pile.get("place"))
+    others = f"; {n_owners - 1} more modules or parameters hold theirs several times" if n_owners > 1 else ""
+    return Finding(
+        "wrapped-repeatedly",
+        "warning",
+        "the same hook is registered again and again",
+        f"{pile.get('on')} holds the {pile.get('kind')} of {place} {pile.get('n')} times, added between step "
+        f"{pile.get('since')} and step {pile.get('step')}; each of them runs at every pass{others}",
+        "register it once before the loop, or keep the handle and call handle.remove() first",
+        place=place,
+        step=pile.get("step"),
+    )
 
 
 def _wrapped(event: Event) -> Finding:

@@ -85,7 +85,8 @@ def lr_too_high(seen: Seen) -> list[Finding] | None:
             continue
         if not root.update_ratio or not math.isfinite(losses[0][1]) or losses[0][1] <= 0:
             continue
-        step, move = max(root.update_ratio, key=lambda x: x[1] if math.isfinite(x[1]) else math.inf)
+        # NaN is no size: a gradient that was NaN turns the weights into it, however small the rate
+        step, move = max(root.update_ratio, key=lambda x: -1.0 if math.isnan(x[1]) else x[1])
         start, values = losses[0][1], [v for _, v in losses]
         lost = any(not math.isfinite(v) for v in values)
         now = values[-1] if lost else median(values[-TAIL:])
@@ -94,7 +95,7 @@ def lr_too_high(seen: Seen) -> list[Finding] | None:
         suffered = worst >= SUFFERED * start or lasting
         better = math.isfinite(now) and now < NO_BETTER * start
         thrown = move >= THROWN and worst >= SHAKEN * start
-        if (math.isfinite(move) and move < MOVE) or not (thrown or (suffered and not better)):
+        if math.isnan(move) or move < MOVE or not (thrown or (suffered and not better)):
             continue
         lr = _rate(told)
         reach = FIRST / move if math.isfinite(move) else 0.0
