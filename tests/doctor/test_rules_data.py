@@ -364,12 +364,18 @@ def test_all_of_it_alone() -> None:
         (valid(in_train=600, trained_first=10),),  # an agent
         (valid(in_train=640, root=7),),  # another network
         (valid(in_train=640), batches(key=3, root=7)),  # a teacher is asked about its student's batches
-        (valid(in_train=320, dataset_rows=0, batch_in_train=[(32, 32), (0, 32)] * 10),),  # two sets through one line
+        (valid(in_train=480, dataset_rows=0, batch_in_train=[(32, 32), (0, 32)] * 10),),  # two sets through one line
     ],
 )
 def test_no_leak(groups: Any) -> None:
     told = leak(*groups)
     assert not findings(told)
+
+
+def test_whole_batches_that_are_shared_may_be_another_set() -> None:
+    found = one(leak(valid(in_train=192, dataset_rows=0, batch_in_train=[(32, 32), (32, 32), (0, 32)])))
+    assert found.severity == "hint"
+    assert "whole batches are shared and whole batches are not" in found.evidence
 
 
 def test_overfitting_a_batch_is_a_check() -> None:

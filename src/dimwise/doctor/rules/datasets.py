@@ -130,7 +130,8 @@ def train_valid_leak(seen: Seen) -> Iterator[Finding] | NotChecked:
     """Rows that are evaluated were trained on.
 
     Checked: evaluated rows equal to training rows bit by bit, and rows that both datasets take from the same places of
-    one base dataset. Part of a set shared (above :data:`NATURAL_DUPLICATES`, any part by place) is an error; all of
+    one base dataset. Part of a set shared (above :data:`NATURAL_DUPLICATES`, any part by place) is an error (a hint if
+    it is whole batches, which may be another set that passes the same line); all of
     it, when nothing else is evaluated, an error if it is a piece of the training set, a hint if it is all of it. Must
     not hit: training rows evaluated beside a clean validation set, natural duplicates, tables of few categories,
     checks that overfit a batch, an agent that acts on states and trains on them later, other networks (targets,
@@ -187,7 +188,9 @@ def _leak_in(train: BatchesSeen, e: BatchesSeen, groups: list[BatchesSeen]) -> F
     if shared < ALL_SHARED:
         by_chance = shared < FEW_BY_PLACE
         mixed = _mixed_sets(e) and not e.dataset_rows
-        return None if mixed else _leak(e, shared, "hint" if by_chance else "error", "part of")
+        if mixed and e.in_train >= WHOLE * train.n_hashed:
+            return None  # the whole training set and a clean one pass the same line in turn
+        return _leak(e, shared, "hint" if by_chance or mixed else "error", "part of", mixed=mixed)
     others = [g for g in groups if g is not e and g.root == e.root]
     if any(max(_by_place(g), _by_content(g, train)) < ALL_SHARED for g in others) or 0 < train.n_hashed < OVERFIT_ROWS:
         return None
@@ -197,8 +200,8 @@ def _leak_in(train: BatchesSeen, e: BatchesSeen, groups: list[BatchesSeen]) -> F
     )
 
 
-def _leak(e: BatchesSeen, shared: float, severity: str, how: str) -> Finding:
-    told = []
+def _leak(e: BatchesSeen, shared: float, severity: str, how: str, *, mixed: bool = False) -> Finding:
+    told = ["whole batches are shared and whole batches are not"] if mixed else []
     if e.in_train:
         told.append(f"{e.in_train} of {e.n_hashed} evaluated rows{at(e.place)} are equal to training rows")
     if e.shared_indices:
