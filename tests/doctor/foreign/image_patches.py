@@ -16,7 +16,8 @@ torch.manual_seed(0)
 
 
 def cut(picture, n, rows):
-    top, left = rng.integers(*rows, n), rng.integers(0, picture.shape[1] - PATCH, n)
+    first, last = rows
+    top, left = rng.integers(first, last, n), rng.integers(0, picture.shape[1] - PATCH, n)
     return np.stack([picture[r : r + PATCH, c : c + PATCH] for r, c in zip(top, left, strict=True)])
 
 
