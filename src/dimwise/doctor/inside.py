@@ -128,6 +128,7 @@ def _on_fork(watching: Any) -> None:
         live.kept.clear()
         live.batch_keys.clear()
         live.loaders.clear()
+        live.loader_by_key.clear()
         live.seen = Seen(process=ProcessSeen(pid=os.getpid()), seeded=live.seen.seeded)
         live.roots.clear()
         live.root_by_key.clear()

@@ -12,14 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.doctor.seen import LayerSeen, RootSeen
-from dimwise.doctor.watch import graph, inputs, memory
+from dimwise.doctor.watch import graph, inputs, memory, noise, pictures
 from dimwise.doctor.watch.live import MODE_MODULES, WRAPPERS, Live, LiveRoot, Pass, elements, sample
 from dimwise.doctor.watch.place import here
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
 _KEEP_CALLS = 50
-_LOOKED_AT = 64
-"""Images whose neighbouring values are compared."""
 _MAX_READ = 65_536
 """Elements of an output up to which it is read at every pass: a fraction of a millisecond."""
 
@@ -31,7 +29,7 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
             live.nested += 1
         elif not live.first_leaf_done and _owns_parameters(module):
             _first_leaf(live, module, args)
-        _may_draw(live, module, args)
+        noise.may_draw(live, module, args)
         return
     if not _can_be_root(live, module):
         return
@@ -296,29 +294,8 @@ def _first_leaf(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
             "kind": type(module).__name__,
             "shape": list(x.shape),
             "in_channels": module.in_channels,
-            **_smoothness(x),
+            **pictures.smoothness(x),
         }
-
-
-def _smoothness(x: Tensor) -> dict[str, float]:
-    """Mean differences within flattened images: a row apart as the convolution reads them, a row apart if the channels
-    came last, and of any two values of other images."""
-    if x.dim() != 4 or x.shape[1] not in (3, 4) or not x.is_floating_point() or x.device.type != "cpu":
-        return {}
-    if inputs.in_transform() or min(x.shape[2:]) < 2:
-        return {}
-    with torch.no_grad():
-        flat = x.detach()[:_LOOKED_AT].float().flatten(1)
-        row = int(x.shape[3])
-        return {
-            "row_apart": _apart(flat, row),
-            "row_apart_if_last": _apart(flat, row * int(x.shape[1])),
-            "unrelated": float((flat - flat.roll(1, 0).flip(1)).abs().mean()),
-        }
-
-
-def _apart(flat: Tensor, distance: int) -> float:
-    return float((flat[:, distance:] - flat[:, :-distance]).abs().mean())
 
 
 def _layer_called(live: Live, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
@@ -326,7 +303,7 @@ def _layer_called(live: Live, module: nn.Module, args: tuple[Any, ...], output: 
     if root is None or made is None:
         return
     if live.drawing is not None and live.drawing[0] == id(module):
-        _drew(live, root, args, output)
+        noise.drew(live, root, args, output)
     path = root.paths.get(id(module))
     live.call_order += 1
     if path is None:
@@ -350,29 +327,6 @@ def _layer_called(live: Live, module: nn.Module, args: tuple[Any, ...], output: 
         _metadata(output)["dimwise_path"] = path
     has_bias = getattr(module, "bias", None) is not None and isinstance(module, (nn.Linear, nn.modules.conv._ConvNd))
     live.norm_feed, live.norm_feed_value = ((id(output), path), output) if has_bias else (None, None)
-
-
-def _may_draw(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
-    """Remember where PyTorch's random numbers stand before a module of the user's own that maps a tensor, nothing else
-    and without weights: what draws there in evaluation is dropout or noise written by hand."""
-    live.drawing = None
-    made = live.pass_now
-    if made is None or made.training or module.training or len(args) != 1 or not isinstance(args[0], Tensor):
-        return
-    if type(module).__module__.startswith("torch.") or next(module.children(), None) or _owns_parameters(module):
-        return
-    if args[0].device.type == "cpu" and args[0].is_floating_point() and not inputs.in_transform():
-        live.drawing = (id(module), torch.get_rng_state())
-
-
-def _drew(live: Live, root: LiveRoot, args: tuple[Any, ...], output: Any) -> None:
-    assert live.drawing is not None
-    before, live.drawing = live.drawing[1], None
-    if not isinstance(output, Tensor) or not args or output.shape != args[0].shape or graph.probabilities(output):
-        return  # a choice among outcomes (Gumbel-softmax) may be drawn on purpose
-    if not torch.equal(before, torch.get_rng_state()):
-        root.seen.own_noise_in_eval += 1
-        root.seen.dropout_place = root.seen.dropout_place or here(4)
 
 
 def _adopt(root: LiveRoot, module: nn.Module) -> str:

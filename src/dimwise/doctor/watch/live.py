@@ -148,6 +148,8 @@ class Live:
     """Batches of all purposes so far."""
     loaders: dict[int, Any] = field(default_factory=dict)
     """id(loader) -> ``loading.LiveLoader``."""
+    loader_by_key: dict[int, Any] = field(default_factory=dict)
+    """By key of the LoaderSeen, those that are gone included."""
     schedule_starts: dict[int, int] = field(default_factory=dict)
     """By key of the SchedulerSeen: steps its optimizer had taken when it was made."""
     registered: Any = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import dataclasses
 import random
 import time
 import weakref
@@ -25,6 +24,8 @@ from dimwise.doctor.watch.place import here
 
 _CHECKED = 8192
 """Elements of an array that are compared between epochs."""
+_REMEMBERED = 64
+"""Loaders that are remembered when they are gone."""
 
 
 @dataclass(eq=False)
@@ -133,18 +134,14 @@ def _known(live: Live, loader: DataLoader[Any]) -> LiveLoader:
     known = live.loaders.get(id(loader))
     if known is not None and known.loader() is loader:
         return known
-    dataset = loader.dataset
-    earlier = _made_before(live, dataset, here(4))
-    if earlier is not None:
-        made = live.loaders[id(loader)] = dataclasses.replace(earlier, loader=weakref.ref(loader))
-        return made
+    dataset, sampler = loader.dataset, getattr(loader, "sampler", None)
+    shuffle, (base, indices) = _shuffles(sampler), _rows(dataset, sampler)
+    for made in live.loader_by_key.values():
+        if _made_anew(made, dataset, shuffle, indices, here(4)):
+            made.loader = weakref.ref(loader)
+            live.loaders[id(loader)] = made
+            return made
     key = len(live.seen.loaders)
-    sampler: Any = getattr(loader, "sampler", None)
-    shuffle: bool | None = isinstance(sampler, (RandomSampler, SubsetRandomSampler)) or None
-    if isinstance(sampler, SequentialSampler):
-        shuffle = False
-    if shuffle is None and hasattr(sampler, "shuffle"):
-        shuffle = bool(sampler.shuffle)
     told = LoaderSeen(
         key,
         here(4),
@@ -158,19 +155,31 @@ def _known(live: Live, loader: DataLoader[Any]) -> LiveLoader:
     )
     told.generators = _generators(dataset) if loader.num_workers > 1 else []
     live.seen.loaders[key] = told
-    made = live.loaders[id(loader)] = LiveLoader(told, weakref.ref(loader))
+    made = live.loaders[id(loader)] = live.loader_by_key[key] = LiveLoader(told, weakref.ref(loader))
+    live.loader_by_key.pop(key - _REMEMBERED, None)
     with contextlib.suppress(TypeError):  # a list, say, cannot be watched like that
         made.dataset = weakref.ref(dataset)
-    made.base, made.indices = _rows(dataset, sampler)
+    made.base, made.indices = base, indices
     return made
 
 
-def _made_before(live: Live, dataset: Any, place: Place | None) -> LiveLoader | None:
-    """What is known of the loader that the same line made of the same dataset before: a loader made anew each epoch."""
-    for known in live.loaders.values():
-        if known.dataset is not None and known.dataset() is dataset and known.seen.place == place is not None:
-            return known
-    return None
+def _shuffles(sampler: Any) -> bool | None:
+    """Whether rows come in random order; None when it cannot be told."""
+    if isinstance(sampler, SequentialSampler):
+        return False
+    if isinstance(sampler, (RandomSampler, SubsetRandomSampler)):
+        return True
+    return bool(sampler.shuffle) if hasattr(sampler, "shuffle") else None
+
+
+def _made_anew(
+    known: LiveLoader, dataset: Any, shuffle: bool | None, indices: frozenset[int] | None, place: Place | None
+) -> bool:
+    """Whether a loader is the successor of one that is gone: made again, for each epoch, of the same rows, and read at
+    the same line."""
+    same = known.dataset is not None and known.dataset() is dataset and known.loader() is None
+    alike = known.seen.shuffle == shuffle and known.indices == indices
+    return same and alike and place is not None and known.seen.place == place
 
 
 def _rows(dataset: Any, sampler: Any) -> tuple[int, frozenset[int] | None]:
@@ -216,7 +225,7 @@ def given(live: Live, loader: Any) -> None:
 
 def conclude(live: Live) -> None:
     """Which loaders trained, and which evaluation rows come from the same places of the same data."""
-    by_key = {one.seen.key: one for one in live.loaders.values()}
+    by_key = live.loader_by_key
     training = {k for one in live.kept.values() if one.seen.purpose == "train" for k in one.loaders}
     for key in training:
         if key in by_key:
