@@ -325,6 +325,8 @@ def test_prepared_alike(train: Any, other: Any) -> None:
 
 
 def test_preprocessing_not_checked() -> None:
+    spoilt = batches(mean=-9.0, mutated_inside=19, **{k: v for k, v in columns().items() if k != "first_layer"})
+    assert "too few rows" in why(differs(spoilt, valid(**columns())))
     assert "too few rows" in why(differs(batches(), valid(n_rows=8)))
     assert "too few rows" in why(datasets.train_valid_preprocessing_differs(Seen()))
 

@@ -304,6 +304,23 @@ def test_the_few_entries_of_a_table_that_are_looked_up_are_counted() -> None:
         assert (told.table_rows, told.n_tokens) == (100, n)
 
 
+class Decoder(nn.Module):
+    """Asks for all symbols at once, from what an encoder remembers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.out = nn.Embedding(100, 8), nn.Linear(8, 4)
+
+    def forward(self, blanks: torch.Tensor, memory: torch.Tensor) -> torch.Tensor:
+        return self.out(self.table(blanks).sum(1) + memory)
+
+
+def test_blanks_beside_a_memory_are_no_text() -> None:
+    decoder, blanks = Decoder(), torch.ones(256, 5, dtype=torch.long)
+    told = next(iter(seen_of(lambda: decoder(blanks, X).sum().backward()).train_batches()))
+    assert told.table_rows == 0
+
+
 class InPlace(nn.Module):
     def __init__(self, copies: bool) -> None:
         super().__init__()

@@ -42,7 +42,7 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
         named = _named_arguments()
         tensors = sorted(elements(named), key=Tensor.numel, reverse=True)  # stable: inputs come before masks and labels
     rows = next((t.shape[0] for t in tensors if t.dim()), None)
-    made = Pass(root.seen.key, None, None, rows, training, grad)
+    made = Pass(root.seen.key, None, None, rows, training, grad, numbers=any(t.is_floating_point() for t in tensors))
     made.event = live.event(
         "forward", root.seen.key, here(3), training=training, grad=grad, n=rows, batch=None, modes=_modes(module)
     )

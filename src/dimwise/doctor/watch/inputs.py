@@ -181,7 +181,8 @@ def measure(live: Live, made: Pass, module: nn.Module, x: Tensor) -> None:
     told = one.seen
     told.first_layer = type(module).__name__
     if not x.is_floating_point():
-        _tokens(one, module, x.detach())
+        if not made.numbers:  # a decoder may be given one symbol everywhere beside what it decodes
+            _tokens(one, module, x.detach())
         return
     with torch.no_grad():
         flat = x.detach().reshape(-1)

@@ -34,6 +34,8 @@ class Pass:
     grad: bool
     output_shape: tuple[int, ...] = ()
     output_numel: int = 0
+    numbers: bool = False
+    """Whether it was given numbers, alone or beside tokens."""
     probabilities: bool = False
     """Whether each row of its output is a distribution: not negative, sum 1."""
     met_backward: bool = False
