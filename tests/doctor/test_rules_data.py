@@ -355,6 +355,18 @@ def test_all_of_it_alone() -> None:
     assert one(leak(valid(in_train=100, n_hashed=100, n_distinct_of=100, dataset_rows=100))).severity == "error"
 
 
+def test_a_training_set_that_was_drawn_in_part_is_the_training_set() -> None:
+    drawn = batches(fresh=[(8, 32)] * 20)  # a quarter of what is drawn is new: three quarters were seen
+    assert one(leak(valid(in_train=480), train=drawn)).severity == "hint"
+    assert one(leak(valid(in_train=240), train=drawn)).severity == "error"  # half of what the training set would share
+    assert silent(leak(valid(in_train=480), batches("eval", 2, in_train=5), train=drawn))
+    both = valid(in_train=480, dataset_rows=0, n_hashed=960, batch_in_train=[(480, 640), (0, 320)])
+    assert silent(leak(both, train=drawn))  # two sets through one line
+    whole = valid(in_train=640, n_hashed=2560, n_distinct_of=2560)
+    first_epoch = seen(batches(fresh=[(32, 32)] * 20), whole, n_steps=800, n_watched_steps=200)
+    assert one(datasets.train_valid_leak(first_epoch)).severity == "hint"
+
+
 @pytest.mark.parametrize(
     "groups",
     [
@@ -364,6 +376,7 @@ def test_all_of_it_alone() -> None:
         (valid(in_train=300, n_hashed=300, shape=(6,)),),  # a table of few categories
         (valid(in_train=640, shape=(), floating=False, n_varied=1, dataset_rows=200),),  # words, one a row
         (valid(in_train=600, trained_first=10),),  # an agent
+        (valid(in_train=640, trained_first=200), valid(in_train=5)),  # a monitor that began before all was drawn
         (valid(in_train=640, root=7),),  # another network
         (valid(in_train=640), batches(key=3, root=7)),  # a teacher is asked about its student's batches
         (valid(in_train=480, dataset_rows=0, batch_in_train=[(32, 32), (0, 32)] * 10),),  # two sets through one line

@@ -312,6 +312,8 @@ class BatchesSeen:
     """Pairs of equal rows within one batch..."""
     row_pairs: int = 0
     """... out of so many pairs: how often two rows are equal by chance."""
+    fresh: list[tuple[int, int]] = field(default_factory=list)
+    """(rows that never came before, rows) of the last 20 batches: how much of where they come from is still unseen."""
     in_train: int = 0
     """For 'eval': its hashed rows that training had as well, exactly equal."""
     trained_first: int | None = None

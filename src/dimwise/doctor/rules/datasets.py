@@ -49,6 +49,10 @@ DISTINCT = 0.9
 """Distinct rows among those of a set below which equal rows are common in it, so that sharing some means nothing."""
 ALL_SHARED = 0.95
 """Fraction from which a group is the training set itself: a monitor, when another group is clean."""
+LAST_BATCHES, LAST_ROWS = 3, 64
+"""At least so many last batches and rows tell the share of new ones; more would reach back into an epoch before."""
+ALMOST = 0.85
+"""The same where only part of the training set was seen, so that the fraction is an estimate."""
 WHOLE = 0.7
 """Rows evaluated over rows trained on from which such a group is the whole training set rather than a part of it."""
 OVERFIT_ROWS = 200
@@ -135,11 +139,11 @@ def train_valid_leak(seen: Seen) -> Iterator[Finding] | NotChecked:
 
     Checked: evaluated rows equal to training rows bit by bit, and rows that both datasets take from the same places of
     one base dataset. Part of a set shared (above :data:`NATURAL_DUPLICATES`, any part by place) is an error (a hint if
-    it is whole batches, which may be another set that passes the same line); all of
-    it, when nothing else is evaluated, an error if it is a piece of the training set, a hint if it is all of it. Must
-    not hit: training rows evaluated beside a clean validation set, natural duplicates, tables of few categories,
-    checks that overfit a batch, an agent that acts on states and trains on them later, other networks (targets,
-    teachers).
+    it is whole batches, which may be another set that passes the same line); all of it, when nothing else is evaluated,
+    an error if it is a piece of the training set, a hint if it is all of it. Must not hit: training rows
+    evaluated beside a clean validation set, a training set of which only a part was drawn or watched so far, natural
+    duplicates, tables of few categories, checks that overfit a batch, an agent that acts on states and trains on them
+    later, other networks (targets, teachers).
     """
     train = {b.root: b for b in sorted(seen.train_batches(), key=lambda b: b.n_hashed)}
     groups = [e for e in seen.eval_batches() if e.root in train]
@@ -147,7 +151,26 @@ def train_valid_leak(seen: Seen) -> Iterator[Finding] | NotChecked:
     if not groups:
         return NotChecked("train-valid-leak", "no evaluation of the trained network on enough rows was seen")
     taught = [b for b in seen.train_batches() if b.n_hashed >= FEW_HASHED]
-    return (f for e in groups if not _teaches(e, taught) and (f := _leak_in(train[e.root], e, groups)))
+    known = {root: _known_frac(seen, b) for root, b in train.items()}
+    return (f for e in groups if not _teaches(e, taught) and (f := _leak_in(train[e.root], e, groups, known[e.root])))
+
+
+def _known_frac(seen: Seen, train: BatchesSeen) -> float:
+    """Estimated fraction of the training set whose rows were seen.
+
+    Rows drawn at random bring fewer and fewer new ones: the share of new ones in the last batches is what is still
+    unknown. When all of them are new, a first epoch is under way, seen as far as its steps were watched.
+    """
+    new = n = 0
+    for i, (fresh, rows) in enumerate(reversed(train.fresh)):
+        if i >= LAST_BATCHES and n >= LAST_ROWS:
+            break
+        new, n = new + fresh, n + rows
+    if 0 < new < n:
+        return 1 - new / n
+    if n and new == n and seen.n_steps > seen.n_watched_steps > 0:
+        return seen.n_watched_steps / seen.n_steps
+    return 1.0
 
 
 def _teaches(e: BatchesSeen, train: list[BatchesSeen]) -> bool:
@@ -177,30 +200,38 @@ def _by_content(e: BatchesSeen, train: BatchesSeen) -> float:
     return 0.0 if chance else shared
 
 
-def _mixed_sets(e: BatchesSeen) -> bool:
+def _is_whole(shared: float, known: float) -> bool:
+    """Whether as much is shared as of the training set itself would be, of which the fraction ``known`` was seen."""
+    return shared >= ALL_SHARED if known == 1.0 else shared >= ALMOST * known
+
+
+def _mixed_sets(e: BatchesSeen, known: float) -> bool:
     """Whether whole batches are shared and whole batches are not: two sets that pass the same line in turn."""
     parts = [had / n for had, n in e.batch_in_train if n]
-    whole = [p for p in parts if p >= ALL_SHARED]
+    whole = [p for p in parts if _is_whole(p, known)]
     clean = [p for p in parts if p <= NATURAL_DUPLICATES]
     return bool(whole) and bool(clean) and len(whole) + len(clean) == len(parts)
 
 
-def _leak_in(train: BatchesSeen, e: BatchesSeen, groups: list[BatchesSeen]) -> Finding | None:
+def _leak_in(train: BatchesSeen, e: BatchesSeen, groups: list[BatchesSeen], known: float) -> Finding | None:
     shared = max(_by_place(e), _by_content(e, train))
     if not e.shared_indices and shared < NATURAL_DUPLICATES:
         return None
-    if shared < ALL_SHARED:
+    sooner_or_later = e.in_train / e.n_hashed if _by_content(e, train) else 0.0  # looked at before it was trained on
+    all_shared = max(_by_place(e), sooner_or_later)
+    if not _is_whole(all_shared, known):
         by_chance = shared < FEW_BY_PLACE
-        mixed = _mixed_sets(e) and not e.dataset_rows
+        mixed = _mixed_sets(e, known) and not e.dataset_rows
         if mixed and e.in_train >= WHOLE * train.n_hashed:
             return None  # the whole training set and a clean one pass the same line in turn
         return _leak(e, shared, "hint" if by_chance or mixed else "error", "part of", mixed=mixed)
     others = [g for g in groups if g is not e and g.root == e.root]
-    if any(max(_by_place(g), _by_content(g, train)) < ALL_SHARED for g in others) or 0 < train.n_hashed < OVERFIT_ROWS:
+    clean = any(not _is_whole(max(_by_place(g), _by_content(g, train)), known) for g in others)
+    if clean or 0 < train.n_hashed < OVERFIT_ROWS:
         return None
-    piece = e.n_hashed < WHOLE * train.n_hashed and e.n_hashed >= FEW_HASHED
+    piece = FEW_HASHED <= e.n_hashed < WHOLE * train.n_hashed / known
     return _leak(
-        e, shared, "error" if piece else "hint", "all of" if piece else "only the training set is evaluated: all of"
+        e, all_shared, "error" if piece else "hint", "all of" if piece else "only the training set is evaluated: all of"
     )
 
 

@@ -131,6 +131,8 @@ def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
     told.row_pairs += math.comb(len(prints), 2)
     if len(set(prints)) < len(prints):
         told.twin_pairs += sum(math.comb(n, 2) for n in Counter(prints).values())
+    told.fresh.append((sum(fingerprint not in one.hashes for fingerprint in prints), len(prints)))
+    del told.fresh[:-20]
     for fingerprint in prints:
         if fingerprint in one.hashes or len(one.hashes) < _MAX_HASHED:
             one.hashes[fingerprint] = one.hashes.get(fingerprint, 0) + 1
