@@ -217,6 +217,7 @@ def test_the_proof_of_an_evaluation_is_about_its_answers() -> None:
     assert found is not None
     assert found["helped"]
     assert (found["measure"], found["without_end"], found["with_end"]) == ("change of answers", 0.8, 0.0)
+    assert "change by 80.0% without the cure, by 0.0% with it; it helps" in found["summary"]
     assert proof(without, Seen(), cure) is None  # no evaluation within the stretch: nothing is proven or disproven
 
 

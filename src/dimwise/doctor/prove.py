@@ -87,7 +87,9 @@ def proof(without: Seen | None, with_cure: Seen | None, cure: Any) -> dict[str, 
     gain = after - before if up else before - after
     finite_now = math.isnan(before) and not math.isnan(after)
     helped = finite_now or gain > noise
-    n, unit = max(len(broken.values), len(mended.values)), "passes" if cure and cure["kind"] == "eval_mode" else "steps"
+    n, unit = max(len(broken.values), len(mended.values)), "steps"
+    if cure and cure["kind"] == "eval_mode":
+        unit = "passes of half an evaluation batch, against the whole"
     verdict = "helps" if helped else "does not help within this stretch"
     return {
         "cure": cure,

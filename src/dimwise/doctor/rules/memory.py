@@ -41,8 +41,10 @@ def batch_too_large(seen: Seen) -> Finding | NotChecked | None:
     if (seen.error or {}).get("out_of_memory"):
         return _met(seen)
     memory = seen.memory
+    if memory and memory.get("small"):
+        return None
     if not memory or not memory.get("available_bytes") or not memory.get("predicted_bytes"):
-        return NotChecked("batch-too-large", "memory of the first training batch could not be predicted")
+        return NotChecked("batch-too-large", "memory is predicted for one floating-point input on the CPU")
     ratio = memory["predicted_bytes"] / memory["available_bytes"]
     if ratio <= 1 or seen.n_steps >= REFUTED_STEPS:
         return None

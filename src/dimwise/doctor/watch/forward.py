@@ -105,6 +105,7 @@ def _foresee_memory(live: Live, module: nn.Module, args: tuple[Any, ...], made: 
     free = memory.available_bytes()
     weights = sum(p.numel() * p.element_size() for p in module.parameters() if not _lazy(p))
     if _GROWTH * x.numel() * x.element_size() + 4 * weights < _RISKY_FRAC * free:
+        live.seen.memory = {"small": True}
         return
     precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
     live.seen.memory = memory.predicted(module, x, precision, free)
