@@ -59,8 +59,9 @@ def test_batches_that_fit_and_leaks_are_silent() -> None:
 
 
 def test_memory_not_checked() -> None:
-    assert "could not be predicted" in why(memory.batch_too_large(Seen()))
-    assert "could not be predicted" in why(memory.batch_too_large(seen(memory={"batch": 3})))
+    assert "is predicted for one floating-point input" in why(memory.batch_too_large(Seen()))
+    assert memory.batch_too_large(seen(memory={"small": True})) is None
+    assert "is predicted for one floating-point input" in why(memory.batch_too_large(seen(memory={"batch": 3})))
 
 
 def waiting(wait_s: float, span_s: float = 10.0, **facts: Any) -> Seen:

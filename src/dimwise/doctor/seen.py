@@ -459,7 +459,8 @@ class Seen:
     cuda: bool = False
     """Whether the trained parameters live on an accelerator."""
     memory: dict[str, Any] | None = None
-    """{"predicted_bytes", "available_bytes", "batch", "root", "place", "fits_batch"} of the first training batch; {"small": True} when it was too small to be worth a prediction."""
+    """{"predicted_bytes", "available_bytes", "batch", "root", "place", "fits_batch"} of the first training batch;
+    {"small": True} when it was too small to be worth a prediction."""
     error: dict[str, Any] | None = None
     """Exception that ended the script: {"type", "message", "place", "out_of_memory": bool}."""
     process: ProcessSeen = field(default_factory=ProcessSeen)
