@@ -112,6 +112,16 @@ def test_a_generator_whose_optimizer_was_given_the_discriminator(in_turn, severi
     assert found.severity == severity
 
 
+@pytest.mark.parametrize(("readied", "severity"), [(True, "warning"), (False, "hint")])
+def test_a_new_network_in_front_that_the_script_readies_for_training(readied, severity):
+    tape = perceptual(training=True)
+    tape.seen.roots[1].outputs_meet_loss = False
+    tape.seen.roots[1].readied = readied
+    assert only(optimizer.parameters_not_in_optimizer(tape.seen)).severity == severity
+    tape.seen.roots[1].layers["fc"].init |= {"absmax": 2.0}  # trained before: chosen not to train on
+    assert only(optimizer.parameters_not_in_optimizer(tape.seen)).severity == "hint"
+
+
 # -- optimizer-holds-stale-parameters
 
 
@@ -167,6 +177,33 @@ def test_stillness_that_is_meant():
     toggled = still()
     toggled.seen.roots[0].layers["layers.0"].changed = True
     assert optimizer.parameters_never_change(toggled.seen) is None
+
+
+def in_vain(n: int = 40, **facts) -> Tape:
+    tape = Tape()
+    tape.seen.optimizers.clear()
+    for _ in range(n):
+        tape.forward(trained=True, training=facts.get("training", True))
+        tape.backward((), beyond=facts.get("beyond", 0))
+    tape.batches(0, purpose="train", n_batches=n, n_rows=32 * n, n_hashed=facts.get("n_hashed", 320))
+    for i in range(3):
+        tape.layer(f"layers.{i}", i, optimizers=(), changed=False)
+    return tape
+
+
+def test_an_update_by_hand_that_changes_nothing():
+    found = only(optimizer.parameters_never_change(in_vain().seen))
+    assert "train.py:48 loss.backward() ran 40 times" in found.evidence
+    assert "p -= lr * p.grad" in found.remedy
+    for meant in ({"n": 19}, {"training": False}, {"beyond": 1}, {"n_hashed": 1280}):
+        assert optimizer.parameters_never_change(in_vain(**meant).seen) is None
+    moved = in_vain()
+    moved.event("manual_step", 0, None, stale=False, grad_norm=1.0)
+    assert optimizer.parameters_never_change(moved.seen) is None
+    trained = in_vain()
+    for layer in trained.seen.roots[0].layers.values():
+        layer.init |= {"absmax": 0.9}
+    assert optimizer.parameters_never_change(trained.seen) is None  # the Fisher information of a trained network
 
 
 # -- no-gradient-reaches
@@ -236,6 +273,14 @@ def test_shared_weights_untied():
     assert optimizer.shared_weights_untied(tape.seen) is None
 
 
+def test_a_tie_by_copying_is_a_warning():
+    tape = network()
+    tape.seen.roots[0].copied = [("embed.weight", "layers.2.weight")]
+    found = only(optimizer.shared_weights_untied(tape.seen))
+    assert (found.severity, found.module) == ("warning", "layers.2")
+    assert "model.layers.2.weight = model.embed.weight" in found.remedy
+
+
 # -- rates
 
 
@@ -283,6 +328,13 @@ def test_lr_too_high():
 )
 def test_steps_that_are_not_too_high(losses, moves, facts):
     assert rates.lr_too_high(run(losses, moves, **facts).seen) is None
+
+
+def test_a_rate_is_not_judged_while_gradients_add_up():
+    tape = run([2.3, 400.0, 90.0, 50.0, *[3.0] * 16], THROWN)
+    for event in tape.seen.of("step")[1:]:
+        event.facts["stale"] = True
+    assert rates.lr_too_high(tape.seen) is None
 
 
 @pytest.mark.parametrize(("rows", "n"), [(1, 0), (32, 20)])
@@ -346,7 +398,7 @@ def test_weights_of_one_deviation_are_new():
 
 def test_exploding_gradients():
     found = only(rates.exploding_gradients(run([2.3] * 20, [0.01] * 20, norm=5e4).seen))
-    assert "1000 or more at 20 of the first 20 steps, at most 50000" in found.evidence
+    assert "1000 times that of cross_entropy itself or more at 20 of the first 20 steps: 50000 at" in found.evidence
     assert "train.py:48" in found.remedy
     assert found.cure == {"kind": "clip", "max_norm": 1.0}
     broken = run([2.3] * 20, [0.01] * 20)
@@ -358,9 +410,28 @@ def test_exploding_gradients():
     assert "shot up 3 times" in only(rates.exploding_gradients(spiky.seen)).evidence
 
 
+def test_gradients_that_explode_before_five_steps_are_over():
+    lost = run([286.0, 9e7, *[math.nan] * 18], [0.9, math.nan, *[math.nan] * 18])
+    lost.seen.roots[0].grad_norm = [(0, 5e4), (1, 9e9), *[(i, math.nan) for i in range(2, 20)]]
+    assert "at 2 of the first 20 steps" in only(rates.exploding_gradients(lost.seen)).evidence
+    assert rates.lr_too_high(lost.seen) is None  # no rate helps a network that multiplies by thousands when built
+    lost.seen.roots[0].grad_norm[0] = (0, 3.0)  # the network is sound; the first step of a high rate ruined it
+    assert rates.exploding_gradients(lost.seen) is None
+    assert rates.lr_too_high(lost.seen)
+
+
+def test_gradients_of_squares_are_measured_against_their_own():
+    def squares(value: float, **facts) -> Seen:
+        return run([value] * 20, [0.01] * 20, norm=5e4, loss="mse_loss", **facts).seen
+
+    assert "own is at most 2" in only(rates.exploding_gradients(squares(1.0))).evidence
+    assert rates.exploding_gradients(squares(1e4)) is None  # unscaled targets
+    assert rates.exploding_gradients(squares(1.0, reduction="sum")) is None
+
+
 def test_large_gradients_that_are_meant():
     assert rates.exploding_gradients(run([2.3] * 20, [0.01] * 20, norm=5e4, reduction="sum").seen) is None
-    assert rates.exploding_gradients(run([2.3] * 20, [0.01] * 20, norm=5e4, loss="mse_loss").seen) is None
+    assert rates.exploding_gradients(run([2.3] * 20, [0.01] * 20, norm=5e4, loss="poisson_nll_loss").seen) is None
     clipped = run([2.3] * 20, [0.01] * 20, norm=5e4)
     clipped.clip(fresh=True)
     assert rates.exploding_gradients(clipped.seen) is None
@@ -388,6 +459,18 @@ def test_vanishing_gradients():
     assert "after 8 layers" in found.evidence
     assert "1.82e-06 of it" in found.evidence
     assert "instead of sigmoid at train.py:30" in found.remedy
+
+
+def test_vanishing_gradients_are_not_blamed_on_the_rate():
+    tape = fading(0.1)
+    for _ in range(40):
+        tape.backward(value=2.3)
+    tape.seen.roots[0].update_ratio = [(i, 1e-7) for i in range(60)]
+    tape.seen.roots[0].grad_norm = [(i, 1.0) for i in range(60)]
+    assert rates.lr_too_low(tape.seen) is None
+    for layer in tape.seen.roots[0].layers.values():
+        layer.grad_norm = [(s, 0.1) for s in range(20)]
+    assert rates.lr_too_low(tape.seen)
 
 
 def test_gradients_that_do_not_vanish():

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 import dimwise
 from dimwise.doctor import watch, wire
 from dimwise.doctor.finding import Place
+from dimwise.doctor.rules import loop as loop_rules
 from dimwise.doctor.seen import FULL_STEPS, Seen
 from dimwise.doctor.session import Session
 from dimwise.doctor.watch.schedules import written_step
@@ -58,6 +61,86 @@ def test_a_usual_loop_is_seen_event_by_event() -> None:
     assert (root.n_train_forwards, root.n_eval_forwards, root.n_eval_in_train_mode) == (8, 2, 0)
     assert [s.grads for s in seen.of("step")] == ["some"] * 8
     assert not any(s.stale for s in seen.of("step"))
+
+
+class Words(nn.Module):
+    def __init__(self, tie: str) -> None:
+        super().__init__()
+        self.table, self.hidden, self.out = nn.Embedding(12, 6), nn.Linear(6, 6), nn.Linear(6, 12)
+        if tie == "copied":
+            self.out.weight.data.copy_(self.table.weight.data)
+        elif tie == "one":
+            self.out.weight = self.table.weight
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.out(self.hidden(self.table(x)))
+        return out
+
+
+def test_a_tie_that_is_only_a_copy_is_seen() -> None:
+    models = {tie: Words(tie) for tie in ("copied", "one", "")}
+
+    def loop(tie: str, lr: float) -> None:
+        model = models[tie]
+        optimizer = torch.optim.SGD(model.parameters(), lr=lr)
+        for _ in range(3):
+            optimizer.zero_grad()
+            F.cross_entropy(model(torch.arange(12)), torch.arange(12)).backward()
+            optimizer.step()
+
+    assert seen_of(lambda: loop("copied", 0.0)).roots[0].copied == []  # still equal: nothing drifts
+    assert seen_of(lambda: loop("copied", 0.1)).roots[0].copied == [("table.weight", "out.weight")]
+    assert seen_of(lambda: loop("one", 0.1)).roots[0].copied == []
+    assert seen_of(lambda: loop("", 0.1)).roots[0].copied == []
+
+
+def test_a_network_that_the_script_readies_for_training() -> None:
+    front, head = net(), nn.Linear(4, 4)
+
+    def loop(ready: bool) -> None:
+        optimizer = torch.optim.SGD(head.parameters(), lr=0.1)
+        for _ in range(3):
+            if ready:
+                front.train()
+            F.cross_entropy(head(front(X)), Y).backward()
+            optimizer.step()
+
+    assert [r.readied for r in seen_of(lambda: loop(True)).roots.values()] == [True, False]
+    assert [r.readied for r in seen_of(lambda: loop(False)).roots.values()] == [False, False]
+
+
+@pytest.mark.parametrize("how", ["none", "zeros", "meant"])
+def test_gradients_taken_away_by_hand_between_backward_and_step(how: str) -> None:
+    model = net()
+
+    def loop() -> None:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        for _ in range(4):
+            loss = F.cross_entropy(model(X), Y)
+            (loss * 0.0 if how == "meant" else loss).backward()
+            for p in model.parameters():
+                if how == "none":
+                    p.grad = None
+                elif how == "zeros" and p.grad is not None:
+                    p.grad.zero_()
+            optimizer.step()
+
+    seen = seen_of(loop)
+    kinds = [e.kind for e in seen.events]
+    between = sum(pair == ("grads_cleared", "step") for pair in pairwise(kinds))
+    assert between == (0 if how == "meant" else 4)
+    assert bool(loop_rules.zero_grad_before_step(seen)) == (how != "meant")
+
+
+def test_leaves_beyond_the_networks_are_counted_without_an_optimizer() -> None:
+    model = net()
+
+    def loop() -> None:
+        F.cross_entropy(model(X), Y).backward()
+        F.cross_entropy(model(X.clone().requires_grad_()), Y).backward()
+
+    assert [e.beyond for e in seen_of(loop).of("backward")] == [0, 1]
+    assert {e.beyond for e in seen_of(usual).of("backward")} == {None}
 
 
 def test_losses_labels_and_layers_are_read_from_the_graph() -> None:

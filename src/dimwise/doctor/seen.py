@@ -33,7 +33,8 @@ class Event:
                 name), loss(str|None: name of the loss function whose very output it is), reduction(str|None),
                 scaled(bool: multiplied or divided after the loss function), retain(bool), alive(int: autograd graphs
                 of losses older than 5 steps that still exist), reached(tuple[int,...]: optimizers whose parameters
-                received gradients, by key).
+                received gradients, by key), beyond(int|None: leaves that get gradients and are no network's parameters,
+                as the inputs of an attack are; None once there is an optimizer).
     zero_grad   who=optimizer key, or None when a module's zero_grad. had_grads(bool).
     grads_cleared  who=optimizer key: gradients were found gone or zero without zero_grad having been called.
     clip        who=optimizer key or None. method('norm'|'value'), total_norm(float|None), max_norm(float),
@@ -178,6 +179,11 @@ class RootSeen:
     """Where it was first called."""
     untied: list[tuple[str, str]] = field(default_factory=list)
     """Pairs 'path.parameter' that were one parameter when built and are two now."""
+    copied: list[tuple[str, str]] = field(default_factory=list)
+    """Pairs 'path.parameter' of an embedding and a linear layer that were equal at first sight, are two parameters that
+    both require gradients, and differ now."""
+    readied: bool = False
+    """Whether the user's own code called train() or zero_grad() of this very network: it is meant to be trained."""
     nan: dict[str, Any] | None = None
     """First NaN or infinity: {"step", "module", "kind", "what": 'output'|'weights'|'input'|'loss'|'gradient'}."""
     first_input_layout: dict[str, Any] | None = None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from itertools import pairwise
 
-from dimwise.doctor.finding import Finding
+from dimwise.doctor.finding import Finding, Severity
 from dimwise.doctor.rules import loop
-from dimwise.doctor.rules.trace import at, count, fact, is_fresh, most_common_place, number, where
+from dimwise.doctor.rules.trace import at, count, fact, is_fresh, is_new, most_common_place, number, where
 from dimwise.doctor.seen import LayerSeen, OptimizerSeen, RootSeen, Seen
 
 STEPS = 3
@@ -16,6 +16,10 @@ STILL = 5
 """Steps without any change of any parameter."""
 STILL_BY_RATE = 10
 """Steps at rate zero: a warm-up from 0 that counts batches has left it by then."""
+IN_VAIN = 20
+AGAIN = 1.5
+"""Backward passes without any optimizer, and how often they met each row, that show a loop of epochs rather than a
+measurement of gradients."""
 MINOR_FRAC = 0.5
 """Share of a network's layers up to which what the optimizer lacks was forgotten; who leaves out more chose what to
 train (adapters, a head, one block at a time)."""
@@ -32,7 +36,8 @@ def parameters_not_in_optimizer(seen: Seen) -> list[Finding] | None:
     Error: the missing layers do not all lie before the first one that is held, and are at most half of the network; or
     the network does not own them (kept in a plain list); or a whole network in training mode whose output meets the
     loss, as an initialiser left it; or a whole network in training mode, while two optimizers hold one and the same
-    other network and step in turn (a generator's optimizer that was given the discriminator). A hint: everything
+    other network and step in turn (a generator's optimizer that was given the discriminator). A warning: a whole
+    network in front, as an initialiser left it, whose own train() or zero_grad() the script calls. A hint: everything
     before some layer is missing, or most of it, or a whole network in front: the usual shape of a frozen backbone
     whose requires_grad was left on. Silent: frozen layers; layers without gradients; layers changed by other hands;
     networks in evaluation mode (a measure of perception); networks that an optimizer built too early explains
@@ -67,7 +72,7 @@ def parameters_not_in_optimizer(seen: Seen) -> list[Finding] | None:
         said.append(
             Finding(
                 "parameters-not-in-optimizer",
-                "error" if severity == "error" else "hint",
+                severity,
                 "layers get gradients, but no optimizer holds them",
                 f"{_names(missing, root)} of {root.kind} ({number(n_lost)} parameters) got gradients, never changed; "
                 f"{optimizer.kind}{f' ({optimizer.place})' if optimizer.place else ''} stepped {optimizer.n_steps} "
@@ -83,7 +88,7 @@ def parameters_not_in_optimizer(seen: Seen) -> list[Finding] | None:
     return said or None
 
 
-def _how_bad(seen: Seen, root: RootSeen, missing: list[LayerSeen], held: list[LayerSeen]) -> str | None:
+def _how_bad(seen: Seen, root: RootSeen, missing: list[LayerSeen], held: list[LayerSeen]) -> Severity | None:
     if not held:
         in_eval = any(fact(e, "training") is False for e in seen.of("forward", root.key) if fact(e, "grad"))
         if in_eval:
@@ -93,7 +98,7 @@ def _how_bad(seen: Seen, root: RootSeen, missing: list[LayerSeen], held: list[La
         new = any(t for t in told) and not any(t is False for t in told)
         if meets_loss and new:
             return "error"
-        return "error" if _twin(seen) else "hint"
+        return "error" if _twin(seen) else "warning" if new and root.readied else "hint"
     if any(not x.registered for x in missing):
         return "error"
     first_held = min((x.order for x in held if x.order), default=0)  # 0: never called as a module
@@ -171,7 +176,12 @@ def parameters_never_change(seen: Seen) -> list[Finding] | None:
     Speaks after 5 steps (10 at rate zero, and not while a schedule of at most one step warms up from 0). Silent when a
     rule that knows the cause speaks: gradients cleared, never computed, cut, or parameters of a replaced model; when
     parts are frozen, have rate zero or hold still while others move; and when freezing is switched on and off.
+    Without any optimizer, an update written by hand that binds a new tensor (``p = p - lr * p.grad``) leaves the
+    parameters alone: told when a new network in training mode was differentiated 20 times or more, for its parameters
+    alone (no attack on the inputs), on rows that come again: nobody measures the same gradients twice.
     """
+    if not seen.optimizers:
+        return [f for root in seen.trained_roots() if (f := _in_vain(seen, root)) is not None] or None
     if any(rule(seen) for rule in (loop.zero_grad_before_step, loop.backward_never_called, no_gradient_reaches)):
         return None
     stale = {told.key for told, _, _ in _stale(seen)}
@@ -199,6 +209,31 @@ def parameters_never_change(seen: Seen) -> list[Finding] | None:
             )
         )
     return said or None
+
+
+def _in_vain(seen: Seen, root: RootSeen) -> Finding | None:
+    passes = seen.of("backward", root.key)
+    modes = [fact(e, "training") for e in seen.of("forward", root.key) if fact(e, "trained")]
+    if len(passes) < IN_VAIN or not modes or not all(modes) or any(e.who == root.key for e in seen.of("manual_step")):
+        return None
+    told = [x for x in root.layers.values() if x.requires_grad]
+    if any(fact(e, "beyond") != 0 for e in passes) or not is_new(root) or any(x.changed for x in told):
+        return None
+    fed = [b for b in seen.train_batches() if b.root == root.key and b.n_identical < b.n_batches / 2]
+    if not any(b.n_hashed and b.n_rows >= AGAIN * b.n_hashed for b in fed):
+        return None
+    place = most_common_place(passes)
+    return Finding(
+        "parameters-never-change",
+        "error",
+        "gradients are computed and nothing changes",
+        f"{where(place, 'loss.backward()')} ran {len(passes)} times for {root.kind} in training mode, over the same "
+        f"rows again and again; no optimizer exists, and all {count(len(told), 'layer')} are what they were before",
+        "change the parameters in place, under torch.no_grad(): p -= lr * p.grad (p = p - lr * p.grad only binds a new "
+        "name); or use torch.optim.SGD",
+        place,
+        step=0,
+    )
 
 
 def _why_still(seen: Seen, told: OptimizerSeen) -> tuple[str, str, dict[str, object] | None] | None:
@@ -340,11 +375,14 @@ def decay_on_norm_or_bias(seen: Seen) -> list[Finding] | None:
 def shared_weights_untied(seen: Seen) -> list[Finding] | None:
     """Two names were one parameter when the network was built, and are two now; each learns for itself.
 
-    Read off the parameters themselves. Silent: copies of a network (each has its own ties); tied weights in use.
+    Read off the parameters themselves. A warning when an embedding and a linear layer never were one parameter but
+    began with the very same values and have drifted apart: a tie by ``.data`` or ``clone()`` is a copy. Silent: copies
+    of a network (each has its own ties); tied weights in use; layers of one kind that begin as copies (encoders).
     """
-    said = []
+    said: list[Finding] = []
     for root in seen.trained_roots():
         if not root.untied:
+            said += _copied(root)
             continue
         one, other = root.untied[0]
         more = f" and {count(len(root.untied) - 1, 'pair')} more" if len(root.untied) > 1 else ""
@@ -364,6 +402,23 @@ def shared_weights_untied(seen: Seen) -> list[Finding] | None:
             )
         )
     return said or None
+
+
+def _copied(root: RootSeen) -> Iterator[Finding]:
+    for one, other in root.copied:
+        layer = root.layers.get(one.rpartition(".")[0])
+        yield Finding(
+            "shared-weights-untied",
+            "warning",
+            "weights that began as copies of each other are not shared",
+            f"'{one}' and '{other}' held the same {number(layer.n_params if layer else 0)} numbers when {root.kind} "
+            f"was first called, are two parameters, and differ after {root.n_train_forwards} training passes",
+            f"if they are meant to be shared, assign the parameter itself: model.{other} = model.{one} (.data, clone() "
+            "and copy_() copy values once)",
+            root.place,
+            module=other.rpartition(".")[0] or None,
+            step=0,
+        )
 
 
 def _last_norm(root: RootSeen, name: str) -> float | None:

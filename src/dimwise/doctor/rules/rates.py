@@ -12,8 +12,8 @@ import math
 
 from dimwise.doctor.finding import Finding, NotChecked, Place
 from dimwise.doctor.rules.reading import in_order, mixes
-from dimwise.doctor.rules.trace import BOUNDED, at, fact, is_fresh, loss_series, median, most_common_place, number
-from dimwise.doctor.seen import FULL_STEPS, LayerSeen, OptimizerSeen, RootSeen, Seen
+from dimwise.doctor.rules.trace import BOUNDED, at, count, fact, is_new, loss_series, median, most_common_place, number
+from dimwise.doctor.seen import FULL_STEPS, Event, LayerSeen, OptimizerSeen, RootSeen, Seen
 
 MOVE = 0.2
 """‖Δw‖/‖w‖ of the median layer in one step. Adam at 1e-3 reaches it only for layers of more than 12 000 inputs, and at
@@ -35,8 +35,6 @@ TINY = 100
 STANDING = 5e-5
 """‖Δw‖/‖w‖ that the median layer reaches at no step: to change by its own size once takes 20 000 steps in one
 direction. Fine-tuning with Adam at 1e-5 lies above it (about 5e-4); momentum lifts a hopeless rate up to it."""
-ALIKE = 4
-"""Layers whose weights have one and the same deviation before that says that nobody has trained them."""
 LONG = 50
 """Steps before a rate is called too low: a warm-up may need so many."""
 STILL = 0.99
@@ -52,8 +50,8 @@ FIRST = 0.02
 GOOD = 3e-3
 """‖Δw‖/‖w‖ that a raised rate aims at."""
 AMPLIFIED = 1e3
-"""Norm of the whole gradient of a loss whose gradient with regard to its own input is at most about 1: the network
-multiplies by a thousand. Usual are 0.01 to 10, up to 100 in the first steps of deep networks."""
+"""Norm of the whole gradient over that of the loss's own with regard to its input: the network multiplies by a
+thousand. Usual are 0.01 to 10, up to 100 in the first steps of deep networks."""
 SCALED_INPUT = 10.0
 """Standard deviation of the inputs above which a large gradient is the inputs' doing (pixels of 0 to 255)."""
 SPIKE = 50.0
@@ -61,6 +59,8 @@ SPIKE_START = 10.0
 """Times the median, and times the first norms: at the end of training gradients are small and one hard batch is 50
 times that; it is not 10 times what training began with."""
 SPIKES = 3
+UNCLEARED = 3
+"""Steps with gradients of earlier batches that make a habit; missing-zero-grad speaks from as many on."""
 FADED = 1e-4
 """Gradient per weight in the first quarter of the layers as a share of that in the last. Ten plain layers lose as much;
 residual and normalised networks stay within 0.01 to 100."""
@@ -75,13 +75,16 @@ def lr_too_high(seen: Seen) -> list[Finding] | None:
     ones are not 10 % better than the first, while either the loss had at least doubled (or was lost) or the steps
     stayed so large. Or it moved by its whole size and the loss rose by half: a warning when the network later learns
     from the ruins. Within 20 steps. Silent: large first steps that the loss survives; tiny networks; line searches;
-    losses that cannot be compared (policies, adversaries); small steps whose loss rises anyway.
+    losses that cannot be compared (policies, adversaries); small steps whose loss rises anyway; uncleared gradients
+    (another rule: what is too large is the sum, and the rate may be right); gradients that explode before any step.
     """
     said = []
     for root in seen.trained_roots():
         told = _moved_by(seen, root)
         losses = loss_series(seen, root.key)
         if told is None or told.kind == "LBFGS" or root.n_params < TINY or len(losses) < ENOUGH:
+            continue
+        if _adds_up(seen, told) or (not seen.of("clip", told.key) and _amplified(seen, root)):
             continue
         if not root.update_ratio or not math.isfinite(losses[0][1]) or losses[0][1] <= 0:
             continue
@@ -117,6 +120,11 @@ def lr_too_high(seen: Seen) -> list[Finding] | None:
     return said or None
 
 
+def _adds_up(seen: Seen, told: OptimizerSeen) -> bool:
+    """Whether its gradients are added to those that earlier steps had used, at 3 steps or more."""
+    return sum(bool(fact(e, "stale")) for e in seen.of("step", told.key)) >= UNCLEARED
+
+
 def _size(value: float) -> float:
     return value if math.isfinite(value) else math.inf
 
@@ -141,8 +149,10 @@ def lr_too_low(seen: Seen) -> list[Finding | NotChecked] | None:
     moved by less than 5e-5 of its size at every step; gradients are there; the last quarter of the losses is within
     1 % of the first, or of chance where the first ones lie above it, and the rest of the run, as far as it was looked
     at, is no better. Silent: fine-tuning (trained weights), ends of schedules and converged runs (they moved more
-    before), a warm-up that is still rising.
+    before), a warm-up that is still rising, gradients that vanish on their way (another rule: no rate helps there).
     """
+    if vanishing_gradients(seen):
+        return None
     said: list[Finding | NotChecked] = []
     for root in seen.trained_roots():
         told = _moved_by(seen, root)
@@ -158,7 +168,7 @@ def lr_too_low(seen: Seen) -> list[Finding | NotChecked] | None:
             continue
         losses = [v for _, v in loss_series(seen, root.key)]
         norm = median(n for _, n in root.grad_norm)
-        if not _is_new(root) or not norm > 0 or len(losses) < LONG:
+        if not is_new(root) or not norm > 0 or len(losses) < LONG:
             continue
         first, last, still = _course(seen, root)
         if not still:
@@ -198,41 +208,24 @@ def _course(seen: Seen, root: RootSeen) -> tuple[float, float, bool]:
     return first, last, not fallen and last >= STILL * min(first, chance or first) > 0
 
 
-def _is_new(root: RootSeen) -> bool:
-    """Whether most of its weights are as an initialiser leaves them: each by its size, or all by one deviation, as
-    N(0, 0.02) is drawn in language models; training gives every layer its own.
-    """
-    layers = [layer for layer in root.layers.values() if layer.requires_grad]
-    known = [(x, new) for x, new in ((x, is_fresh(x)) for x in layers) if new is not None]
-    usual = median(x.init["std"] for x, _ in known)
-    alike = [x for x, _ in known if _drawn_with(usual, x)]
-    one = alike if len(alike) >= max(ALIKE, len(known) / 2) else []
-    return sum(x.n_params for x, new in known if new or x in one) > 0.5 * sum(x.n_params for x, _ in known)
-
-
-def _drawn_with(std: float, layer: LayerSeen) -> bool:
-    n = math.prod(layer.shape)
-    centred = abs(layer.init.get("mean", 0.0)) <= 4 * std / math.sqrt(n)
-    return bool(centred and abs(layer.init["std"] - std) <= max(0.03, 3 / math.sqrt(2 * n)) * std)
-
-
 def exploding_gradients(seen: Seen) -> list[Finding] | None:
     """Gradients that are infinite, that the network multiplies a thousandfold, or that shoot up again and again.
 
     - NaN or infinite gradients without a GradScaler, while the loss is finite: error.
-    - A norm above 1000 at 5 of the first 20 steps under a loss whose own gradient is at most about 1 (cross-entropy,
-      mean), with inputs of usual size: error.
+    - A norm above 1000 times that of the loss's own gradient (about 1 for cross-entropy, 2·√loss for mean squares) at 5
+      of the first 20 steps, or at all of them before the loss was lost, with inputs of usual size: error. Not when
+      steps had thrown the weights about before (``lr-too-high``).
     - 3 spikes of 50 times the median and 10 times the first norms, under a named loss: warning.
-    Silent: clipped gradients (that is the cure), GradScaler's first steps, sums instead of means, losses without a
-    bound (they carry the scale of their targets), uncleared gradients (another rule), small gradients that grow.
+    Silent: clipped gradients (that is the cure), GradScaler's first steps, sums instead of means, other losses
+    without a bound (they carry the scale of their targets), uncleared gradients (another rule), small gradients that
+    grow.
     """
     said = []
     for root in seen.trained_roots():
         told = _moved_by(seen, root)
         if told is None or told.fused_or_scaled or seen.of("clip", told.key):
             continue
-        steps = [e for e in seen.of("step", told.key) if not fact(e, "closure")]
-        if any(fact(e, "stale") for e in steps):
+        if any(fact(e, "stale") for e in seen.of("step", told.key) if not fact(e, "closure")):
             continue
         found = _broken(root) or _amplified(seen, root) or _spikes(seen, root)
         if found is None:
@@ -276,26 +269,48 @@ def _broken(root: RootSeen) -> tuple[bool, str, str | None, int] | None:
 
 def _amplified(seen: Seen, root: RootSeen) -> tuple[bool, str, str | None, int] | None:
     passes = [e for e in seen.of("backward", root.key) if fact(e, "loss")]
-    if not passes or any(
-        fact(e, "loss") not in BOUNDED or fact(e, "reduction") != "mean" or fact(e, "scaled") for e in passes
-    ):
+    if not passes or any(_own_gradient(e) is None for e in passes):
         return None
     if any(abs(b.std) > SCALED_INPUT or abs(b.mean) > SCALED_INPUT for b in seen.train_batches() if b.root == root.key):
         return None
-    large = [(s, n) for s, n in root.grad_norm[: 2 * ENOUGH] if n >= AMPLIFIED]
-    if len(large) < TAIL:
+    own = {e.step: _own_gradient(e) or 1.0 for e in passes}
+    early = root.grad_norm[: 2 * ENOUGH]
+    large = [(s, n) for s, n in early if n >= AMPLIFIED * own.get(s, 1.0)]
+    n_alive = sum(math.isfinite(n) for _, n in early)
+    cut_short = n_alive < len(early) and len(large) >= n_alive  # the loss was lost before five, and all were large
+    if not large or (len(large) < TAIL and not cut_short) or _thrown_before(root, large[0][0]):
         return None
     layers = [x for x in in_order(root) if mixes(x) and x.grad_norm]
     shape = ""
     if len(layers) > 1:
         first, last = (median(n for _, n in x.grad_norm[:TAIL]) for x in (layers[0], layers[-1]))
         shape = f"; {number(last)} in '{layers[-1].path}', {number(first)} in '{layers[0].path}'"
+    step, most = max(large, key=lambda x: x[1] if math.isfinite(x[1]) else 0.0)
     told = (
-        f"the gradient of {root.kind} had a norm of {number(AMPLIFIED)} or more at {len(large)} of the first "
-        f"{min(len(root.grad_norm), 2 * ENOUGH)} steps, at most {number(max(n for _, n in large))}, under "
-        f"{fact(passes[0], 'loss')}, whose own gradient is at most about 1{shape}"
+        f"the gradient of {root.kind} had a norm of {number(AMPLIFIED)} times that of {fact(passes[0], 'loss')} itself "
+        f"or more at {len(large)} of the first {count(len(early), 'step')}: {number(most)} at step {step}, where the "
+        f"loss's own is at most {number(own.get(step, 1.0))}{shape}"
     )
     return True, told, layers[0].path if layers else None, large[0][0]
+
+
+def _own_gradient(event: Event) -> float | None:
+    """Norm that the gradient of a loss with regard to its input has at most; None when it cannot be told.
+
+    1 for the bounded ones as a mean. Of the mean of n squares it is 2·√(loss/n), at most 2·√loss: large losses of
+    unscaled targets have large gradients in networks that multiply by nothing.
+    """
+    if fact(event, "reduction") != "mean" or fact(event, "scaled"):
+        return None
+    if fact(event, "loss") == "mse_loss":
+        value = fact(event, "value")
+        return max(1.0, 2 * math.sqrt(value)) if value is not None and math.isfinite(value) else 1.0
+    return 1.0 if fact(event, "loss") in BOUNDED else None
+
+
+def _thrown_before(root: RootSeen, step: int) -> bool:
+    """Whether steps had thrown the weights about before that step: then its gradient shows what they made of them."""
+    return any(not r < MOVE for s, r in root.update_ratio if s < step)
 
 
 def _spikes(seen: Seen, root: RootSeen) -> tuple[bool, str, str | None, int] | None:

@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from dimwise.doctor.finding import Place
-from dimwise.doctor.seen import Event, LayerSeen, Seen
+from dimwise.doctor.seen import Event, LayerSeen, RootSeen, Seen
 
 BOUNDED = ("cross_entropy", "nll_loss", "binary_cross_entropy_with_logits", "smooth_l1_loss", "l1_loss", "huber_loss")
 """Losses whose gradient with regard to one output is at most 1 in size, whatever the output."""
+ALIKE = 4
+"""Layers whose weights have one and the same deviation before that says that nobody has trained them."""
 
 
 @dataclass(frozen=True)
@@ -186,3 +188,21 @@ def is_fresh(layer: LayerSeen) -> bool | None:
         return True
     usual = [math.sqrt(2 / fan_in), *([math.sqrt(2 / (fan_in + fan_out))] if fan_out else [])]
     return any(abs(std - u) < noise * u for u in usual)
+
+
+def is_new(root: RootSeen) -> bool:
+    """Whether most of its weights are as an initialiser leaves them: each by its size, or all by one deviation, as
+    N(0, 0.02) is drawn in language models; training gives every layer its own.
+    """
+    layers = [layer for layer in root.layers.values() if layer.requires_grad]
+    known = [(x, new) for x, new in ((x, is_fresh(x)) for x in layers) if new is not None]
+    usual = median(x.init["std"] for x, _ in known)
+    alike = [x for x, _ in known if _drawn_with(usual, x)]
+    one = alike if len(alike) >= max(ALIKE, len(known) / 2) else []
+    return sum(x.n_params for x, new in known if new or x in one) > 0.5 * sum(x.n_params for x, _ in known)
+
+
+def _drawn_with(std: float, layer: LayerSeen) -> bool:
+    n = math.prod(layer.shape)
+    centred = abs(layer.init.get("mean", 0.0)) <= 4 * std / math.sqrt(n)
+    return bool(centred and abs(layer.init["std"] - std) <= max(0.03, 3 / math.sqrt(2 * n)) * std)

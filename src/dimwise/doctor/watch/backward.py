@@ -81,6 +81,7 @@ def before(live: Live, tensors: Any, *, retain: bool, create_graph: bool) -> Non
         create_graph=create_graph,
         alive=_graphs(live, loss),
         reached=tuple(reached),
+        beyond=_beyond(live, found),
     )
     if value is not None and not math.isfinite(value) and root is not None:
         _origin(live, live.root_by_key[root])
@@ -88,6 +89,14 @@ def before(live: Live, tensors: Any, *, retain: bool, create_graph: bool) -> Non
 
 def _value(loss: Tensor) -> float | None:
     return float(loss.detach()) if loss.numel() == 1 else None
+
+
+def _beyond(live: Live, found: graph.Walked) -> int | None:
+    """How many leaves get gradients that are no network's parameters; asked only while there is no optimizer."""
+    if live.optimizers:
+        return None
+    modules = (m for root in live.root_by_key.values() if (m := root.module()) is not None)
+    return len(found.parameters - {id(p) for module in modules for p in module.parameters()})
 
 
 def _passes(live: Live, found: graph.Walked) -> None:

@@ -137,6 +137,7 @@ def root_of(live: Live, module: nn.Module) -> LiveRoot:
         _describe(root, path, part)
     root.lazy = any(_lazy(p) for p in module.parameters())
     _ties(live, root, module)
+    _copies(root, module)
     live.roots[id(module)] = live.root_by_key[key] = root
     live.seen.roots[key] = seen
     live.seen.cuda = live.seen.cuda or any(p.device.type != "cpu" for p in module.parameters())
@@ -238,6 +239,32 @@ def _ties(live: Live, root: LiveRoot, module: nn.Module) -> None:
             _registered(live).shared.pop(old, None)
 
 
+def _copies(root: LiveRoot, module: nn.Module) -> None:
+    """Embeddings and linear layers that hold equal values in two parameters: a tie that was meant, or a start."""
+    tables = [(n, m.weight) for n, m in module.named_modules() if isinstance(m, nn.Embedding)]
+    maps = [(n, m.weight) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
+    for one, table in tables:
+        for other, weight in maps:
+            if table is weight or table.shape != weight.shape or table.device != weight.device or _lazy(weight):
+                continue
+            if bool((table == table.flatten()[0]).all()) or not torch.equal(table, weight):
+                continue
+            names = [f"{path}.weight" for path in (one, other)]
+            root.copies.append((names[0], names[1], weakref.ref(table), weakref.ref(weight)))
+
+
+def _recheck_copies(root: LiveRoot) -> None:
+    for a, b, first, second in root.copies:
+        one, two = first(), second()
+        if one is None or two is None:
+            continue  # the network is gone: what was seen last holds
+        apart = one.requires_grad and two.requires_grad and not torch.equal(one, two)
+        if apart and (a, b) not in root.seen.copied:
+            root.seen.copied.append((a, b))
+        elif not apart and (a, b) in root.seen.copied:
+            root.seen.copied.remove((a, b))
+
+
 class Registered:
     """Who registered which parameter, so that a tie that was broken later can be told."""
 
@@ -272,8 +299,9 @@ def registration(live: Live, module: nn.Module, name: str, param: Tensor | None)
 
 
 def recheck_ties(live: Live) -> None:
-    """Ties may break after the first pass, too."""
+    """Ties may break after the first pass, too, and copies drift apart."""
     for root in live.root_by_key.values():
+        _recheck_copies(root)
         module = root.module()
         if module is not None and _registered(live).shared:
             _ties(live, root, module)

@@ -69,7 +69,8 @@ class LiveRoot:
     n_calls: int = 0
     order: dict[str, int] = field(default_factory=dict)
     """path -> position of its first call in the forward pass"""
-    tie: dict[int, list[tuple[str, str]]] = field(default_factory=dict)
+    copies: list[tuple[str, str, weakref.ref[Tensor], weakref.ref[Tensor]]] = field(default_factory=list)
+    """Embedding and linear weights that were equal at first sight, by name."""
 
 
 @dataclass(eq=False)
@@ -83,6 +84,10 @@ class LiveOptimizer:
     stale: bool = False
     """A backward pass added to gradients that a step had already used."""
     n_backward: int = 0
+    idle_steps: int = 0
+    """Its latest steps in a row that found no gradient, or zeros."""
+    given: bool = False
+    """A backward pass gave it gradients other than zero, and no zero_grad has been called since."""
     probes: list[weakref.ref[Tensor]] = field(default_factory=list)
     """A few parameters that had gradients at its last step."""
     zeroed_since_step: bool = False
@@ -119,6 +124,8 @@ class Live:
     roots: dict[int, LiveRoot] = field(default_factory=dict)
     """id(module) -> root."""
     root_by_key: dict[int, LiveRoot] = field(default_factory=dict)
+    readied: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
+    """Modules whose train() or zero_grad() the user's own code called."""
     skip_modules: weakref.WeakSet[nn.Module] = field(default_factory=weakref.WeakSet)
     """Modules without parameters, which are never roots."""
     optimizers: dict[int, LiveOptimizer] = field(default_factory=dict)

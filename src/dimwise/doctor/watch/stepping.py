@@ -84,6 +84,10 @@ def before_step(live: Live, optimizer: torch.optim.Optimizer, args: tuple[Any, .
             norm = float(torch.linalg.vector_norm(torch.stack([n.float().cpu() for n in norms]))) if norms else None
         if norm == 0.0:
             state = "zero"
+    if made.given and state != "some":  # by hand: p.grad = None, p.grad.zero_()
+        live.event("grads_cleared", made.seen.key, None)
+    made.given = False
+    made.idle_steps = 0 if state == "some" else made.idle_steps + 1
     closure = len(args) > 1 or kwargs.get("closure") is not None  # the first is the optimizer itself
     lrs = tuple(float(g.get("lr", math.nan)) for g in optimizer.param_groups)
     live.event(
@@ -154,6 +158,16 @@ def stale_before_backward(live: Live, reached_keys: list[int]) -> None:
         made.n_backward += 1
 
 
+def after_backward(live: Live) -> None:
+    """Whether what a backward pass gave is more than nothing; asked of optimizers whose last step found nothing."""
+    for made in live.optimizers.values():
+        optimizer = made.optimizer()
+        if made.given or not made.n_backward or not (made.idle_steps or not made.seen.n_steps) or optimizer is None:
+            continue
+        grads = [p.grad for p in parameters(optimizer) if p.grad is not None]
+        made.given = any(bool(g.any()) for g in grads[:: max(1, len(grads) // _PROBES)] if not g.is_sparse)
+
+
 def zeroed(live: Live, who: torch.optim.Optimizer | nn.Module) -> None:
     """``zero_grad`` of an optimizer or a module is about to run."""
     if not live.full:
@@ -162,14 +176,15 @@ def zeroed(live: Live, who: torch.optim.Optimizer | nn.Module) -> None:
         made = optimizer_of(live, who)
         had = any(p.grad is not None for p in parameters(who))
         _forget_used(made)
-        made.zeroed_since_step = True
+        made.zeroed_since_step, made.given = True, False
         live.event("zero_grad", made.seen.key, here(3), had_grads=had)
         return
+    live.readied.add(who)
     own = {id(p) for p in who.parameters()}
     for made in live.optimizers.values():
         optimizer = made.optimizer()
         if optimizer is not None and own & {id(p) for p in parameters(optimizer)}:
-            made.zeroed_since_step = True
+            made.zeroed_since_step, made.given = True, False
             if own >= {id(p) for p in parameters(optimizer)}:
                 _forget_used(made)
             live.event("zero_grad", made.seen.key, here(3), had_grads=any(p.grad is not None for p in who.parameters()))
@@ -320,6 +335,7 @@ def conclude(live: Live) -> None:
         module = root.module()
         if module is None:
             continue
+        root.seen.readied = root.seen.readied or module in live.readied
         unused = []
         for layer, name, ref in root.weights:
             part = ref()

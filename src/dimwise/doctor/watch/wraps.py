@@ -37,7 +37,10 @@ def wrap(watch: Watch) -> None:
                     guarded(watch, lambda: backward.before(live, tensors, retain=retain, create_graph=create))
                 else:
                     live.seen.n_backward += 1
-            return original(tensors, *args, **kwargs)
+            result = original(tensors, *args, **kwargs)
+            if live.full and not is_compiling() and not idle(watch):
+                guarded(watch, lambda: stepping.after_backward(live))
+            return result
 
         return run
 
@@ -184,6 +187,14 @@ def _wrap_modes(watch: Watch) -> None:
 
         return run
 
+    def train(original: Any) -> Any:
+        def run(self: Any, mode: bool = True) -> Any:
+            if mode and live.full and not is_compiling() and is_users(sys._getframe(1).f_code.co_filename):
+                live.readied.add(self)  # not its parts: those are called by PyTorch's code
+            return original(self, mode)
+
+        return run
+
     def no_grad(original: Any) -> Any:
         def run(self: Any) -> Any:
             if not live.full and not is_compiling() and live.depth == 0:
@@ -219,6 +230,7 @@ def _wrap_modes(watch: Watch) -> None:
         return run
 
     watch.patches.replace(nn.Module, "eval", mode)
+    watch.patches.replace(nn.Module, "train", train)
     watch.patches.replace(torch.no_grad, "__enter__", no_grad)
     watch.patches.replace(torch.inference_mode, "__enter__", no_grad)
     for name in ("dropout", "dropout1d", "dropout2d", "dropout3d"):  # alpha_dropout is off unless told otherwise
