@@ -58,7 +58,7 @@ def test_ignored_or_allowed_it_does_not_fail(tmp_path: Path) -> None:
     ("end", "code", "said"),
     [
         ("sys.exit(3)", 3, "exit code 3"),
-        ("import os; os._exit(4)", 4, "exit code 4"),
+        ("import os; os._exit(status=4)", 4, "exit code 4"),
         ("raise ValueError('mine')", 1, "ValueError: mine"),
         ("import os; os.kill(os.getpid(), 9)", 128 + signal.SIGKILL, "was killed"),
     ],
@@ -162,3 +162,21 @@ def test_mistakes_on_the_command_line_are_one_line(
     told = capsys.readouterr().err
     assert said in told
     assert told.count("\n") == 1
+
+
+@pytest.mark.parametrize("option", ["--json", "--sarif"])
+def test_a_file_that_cannot_be_written_is_refused_before_the_script_runs(tmp_path: Path, option: str) -> None:
+    ran = "open('ran', 'w')\n"
+    for file, said in ((tmp_path / "gone" / "x.json", "its folder does not exist"), (tmp_path, "is a folder")):
+        done = doctor(tmp_path, ran, option, str(file))
+        assert done.returncode == 2
+        assert said in done.stderr
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGHUP"), reason="Windows has none")
+def test_a_hang_up_reaches_the_script(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text("import os, signal\nos.kill(os.getppid(), signal.SIGHUP)\nsignal.pause()\n", encoding="utf-8")
+    done = subprocess.run([sys.executable, "-m", "dimwise", "doctor", str(script)], capture_output=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGHUP

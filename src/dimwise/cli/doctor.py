@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -74,6 +75,7 @@ def doctor(
         _doctor.refuse(target, "--gallery" if gallery else "--explain")
         return _doctor.show_gallery() if gallery else _doctor.show_card(str(explain))
     _check(ignore or (), fail_on)
+    _must_be_writable({"--json": json_file, "--sarif": sarif_file})
     if data is not None:
         _doctor.refuse(target, "--data")
         look = _doctor.at_data(data, data_dir, ignore or ())
@@ -117,6 +119,18 @@ def _check(ignore: Collection[str], fail_on: str) -> None:
             )
     if fail_on not in _FAIL_ON:
         raise UserError(f"doctor: --fail-on {fail_on}", expected="one of: " + ", ".join(_FAIL_ON))
+
+
+def _must_be_writable(files: Mapping[str, Path | None]) -> None:
+    """Asked before the script runs: afterwards the findings of hours would be lost."""
+    for option, path in files.items():
+        if path is None or str(path) == "-":
+            continue
+        if path.is_dir():
+            raise UserError(f"doctor: {option} {path}: is a folder", expected="a file", next_step="Name a file in it.")
+        if not os.access(path if path.exists() else path.parent, os.W_OK):
+            why = "cannot be written" if path.parent.is_dir() else "its folder does not exist"
+            raise UserError(f"doctor: {option} {path}: {why}", expected="a file that can be written")
 
 
 def _write(path: Path, told: dict[str, Any]) -> None:

@@ -82,9 +82,9 @@ def _on_exit(finish: Any) -> None:
     """``os._exit`` runs no exit handlers, so word is left before it."""
     original = os._exit
 
-    def leave(code: int) -> Any:
+    def leave(status: int) -> Any:
         finish()
-        original(code)
+        original(status)
 
     os._exit = leave  # type: ignore[assignment]
 

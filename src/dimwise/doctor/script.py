@@ -87,7 +87,9 @@ def _run(command: list[str], variables: dict[str, str], quiet: bool) -> int:
         if process is not None and number != signal.SIGINT:  # the terminal gives Ctrl-C to the script itself
             process.send_signal(number)
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, *((signal.SIGHUP,) if sys.platform != "win32" else ())):
+        if signal.getsignal(number) == signal.SIG_IGN:  # nohup: the script ignores it as well
+            continue
         try:
             before[number] = signal.signal(number, pass_on)
         except ValueError:  # not in the main thread
