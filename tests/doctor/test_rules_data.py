@@ -62,6 +62,14 @@ def test_a_norm_behind_the_first_layer_takes_the_scale_out() -> None:
     assert silent(data.unnormalised_input(seen(batches(**RAW), net=net)))
     late = root(layer("conv", "Conv2d", 1), layer("fc", order=2), layer("bn", "BatchNorm1d", 3))
     assert findings(data.unnormalised_input(seen(batches(**RAW), net=late)))
+
+
+@pytest.mark.parametrize(("kind", "fed", "quiet"), [("LayerNorm", None, False), ("LayerNorm", "LayerNorm", True),
+                                                    ("BatchNorm1d", None, True)])  # fmt: skip
+def test_a_norm_on_a_branch_of_a_residual_stream_takes_no_scale_out(kind: str, fed: str | None, quiet: bool) -> None:
+    embed = layer("embed", n_params=4160, bias_feeds=fed)
+    net = root(embed, layer("block.norm", kind, order=2), layer("head", order=3))
+    assert silent(data.unnormalised_input(seen(batches(**RAW), net=net))) is quiet
     unused = root(layer("bn", "BatchNorm2d", 0), layer("conv", "Conv2d", 1), layer("fc", order=2))
     assert findings(data.unnormalised_input(seen(batches(**RAW), net=unused)))
 

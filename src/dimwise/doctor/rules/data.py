@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from dimwise.doctor.finding import Finding, NotChecked
 from dimwise.doctor.rules import reading
 from dimwise.doctor.rules.trace import at
-from dimwise.doctor.seen import BatchesSeen, LoaderSeen, RootSeen, Seen
+from dimwise.doctor.seen import BatchesSeen, LayerSeen, LoaderSeen, RootSeen, Seen
 
 LARGE_INPUT = 20.0
 """Root mean square of the inputs at which it is a warning. The first layer's gradient grows with it and its curvature
@@ -65,8 +65,19 @@ def unnormalised_input(seen: Seen) -> Iterator[Finding] | NotChecked:
 
 def _scale_is_divided_out(seen: Seen, batches: BatchesSeen) -> bool:
     root = seen.roots.get(batches.root) if batches.root is not None else None
-    first_two = [x.kind for x in reading.in_order(root)[:2]] if root else []
-    return reading.is_norm(batches.first_layer) or any(reading.is_norm(k) for k in first_two)
+    first_two = reading.in_order(root)[:2] if root else []
+    if reading.is_norm(batches.first_layer) or any(reading.is_norm(x.kind) for x in first_two[:1]):
+        return True
+    return len(first_two) == 2 and reading.is_norm(first_two[1].kind) and not _on_a_branch(*first_two)
+
+
+def _on_a_branch(first: LayerSeen, norm: LayerSeen) -> bool:
+    """Whether a norm called second looks at a residual stream, which goes on beside it at its own scale: one over the
+    features of a row that does not take the very output of a layer with a bias, as in transformers.
+    """
+    over_features = "LayerNorm" in norm.kind or "RMSNorm" in norm.kind
+    has_bias = first.n_params > math.prod(first.shape)
+    return over_features and has_bias and first.bias_feeds is None
 
 
 def _scale_of(seen: Seen, batches: BatchesSeen) -> Finding | None:
