@@ -387,6 +387,21 @@ def test_the_few_entries_of_a_table_that_are_looked_up_are_counted() -> None:
         assert (told.table_rows, told.n_tokens) == (100, n)
 
 
+def test_a_first_look_at_the_shapes_is_no_training() -> None:
+    held_out = X[:64] + 9.0
+
+    def loop() -> None:
+        model = net()
+        model(next(iter(DataLoader(TensorDataset(held_out, Y[:64]), 64)))[0])
+        usual(model=model)
+        with torch.no_grad():
+            model.eval()(held_out)
+
+    told = seen_of(loop)
+    assert [b.in_train for b in told.eval_batches() if b.n_hashed == 64] == [0]
+    assert [x.trains for x in told.loaders.values()][:2] == [False, True]
+
+
 class Decoder(nn.Module):
     """Asks for all symbols at once, from what an encoder remembers."""
 

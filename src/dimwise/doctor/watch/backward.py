@@ -123,6 +123,7 @@ def _passes(live: Live, found: graph.Walked) -> None:
 
 def _never_differentiated(live: Live, made: Any) -> None:
     root = live.seen.roots[made.root]
+    inputs.never_trained_on(live, made)
     if not made.training:
         root.n_grad_eval_forwards += 1
     if made.event is not None:

@@ -82,8 +82,9 @@ def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
         live.kept[key] = Kept(told)
         live.seen.batches[key] = told
     one = live.kept[key]
-    if live.loader_now is not None:
-        one.loaders.add(live.loader_now)
+    made.loader = live.loader_now
+    if evaluating and made.loader is not None:
+        one.loaders.add(made.loader)
     told = one.seen
     told.n_batches += 1
     rows = x.shape[0] if x.dim() else 1
@@ -93,7 +94,7 @@ def arrive(live: Live, root: LiveRoot, made: Pass, x: Tensor) -> int:
     del told.sizes[:-50]
     told.shape, told.floating = tuple(x.shape[1:]), x.is_floating_point()
     with torch.no_grad():
-        _look(live, one, x.detach(), keep=made.grad)
+        made.prints = _look(live, one, x.detach(), keep=made.grad)
     _writes(one, x)
     return key
 
@@ -103,11 +104,12 @@ def in_transform() -> bool:
     return torch._C._functorch.maybe_current_level() is not None
 
 
-def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
+def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> list[int]:
+    """The batch itself, row by row; returns the rows' fingerprints."""
     told = one.seen
     one.differs = False
     if x.dim() == 0 or x.numel() == 0 or x.device.type == "meta" or in_transform():
-        return
+        return []
     if x.is_floating_point():
         flat = x.reshape(x.shape[0], -1)
         bad = ~torch.isfinite(flat).all(1)
@@ -115,7 +117,7 @@ def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
     if x.shape[0] > 1 and bool((x == x[:1]).all()):
         told.n_constant += 1
     if x.device.type != "cpu":
-        return
+        return []
     rows = x.contiguous().reshape(x.shape[0], -1)
     if rows.dtype in (torch.bfloat16, torch.float16):
         rows = rows.float()
@@ -144,6 +146,7 @@ def _look(live: Live, one: Kept, x: Tensor, *, keep: bool) -> None:
     if keep and len(one.rows) < _KEEP_ROWS:
         step = max(1, rows.shape[1] // _KEEP_WIDTH)
         one.waiting = rows[:, ::step][:64].clone()
+    return prints
 
 
 def _writes(one: Kept, x: Tensor) -> None:
@@ -235,6 +238,22 @@ def trained_on(live: Live, made: Pass) -> None:
     one = live.kept.get(made.batch if made.batch is not None else -1)
     if one is not None:
         one.seen.purpose = "train"
+        if made.loader is not None:
+            one.loaders.add(made.loader)
+
+
+def never_trained_on(live: Live, made: Pass) -> None:
+    """A pass in training mode that no backward followed (a first look at the shapes): its rows taught nothing."""
+    one = live.kept.get(made.batch if made.batch is not None else -1)
+    if one is None or not made.training or not made.grad:
+        return
+    for fingerprint in made.prints:
+        n = one.hashes.pop(fingerprint, 0)
+        if n > 1:
+            one.hashes[fingerprint] = n - 1
+        else:
+            one.first.pop(fingerprint, None)
+    one.seen.n_hashed, made.prints = len(one.hashes), []
 
 
 def labels(live: Live, made: Pass, target: Tensor, n_classes: int | None, *, weighted: bool) -> None:

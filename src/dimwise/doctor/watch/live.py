@@ -34,6 +34,10 @@ class Pass:
     grad: bool
     output_shape: tuple[int, ...] = ()
     output_numel: int = 0
+    loader: int | None = None
+    """Key of the loader that gave its batch."""
+    prints: list[int] = field(default_factory=list)
+    """Fingerprints of its batch's rows."""
     numbers: bool = False
     """Whether it was given numbers, alone or beside tokens."""
     probabilities: bool = False
