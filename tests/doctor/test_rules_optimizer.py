@@ -139,6 +139,19 @@ def test_an_optimizer_built_too_early():
     assert optimizer.parameters_not_in_optimizer(replaced().seen) is None  # told once
 
 
+def test_a_network_made_anew_for_the_next_fold():
+    fold = replaced()
+    told = fold.seen.optimizers[0]
+    told.n_without_grad, told.n_homeless, told.roots = 0, 2, ()
+    assert "were trained before" in only(optimizer.optimizer_holds_stale_parameters(fold.seen)).evidence
+    later = replaced()  # another network is only differentiated, after the optimizer's last step
+    told = later.seen.optimizers[0]
+    told.n_without_grad, told.n_homeless, told.roots = 0, 2, ()
+    for event in later.seen.of("step"):
+        event.step = -1
+    assert optimizer.optimizer_holds_stale_parameters(later.seen) is None
+
+
 def test_free_parameters_and_other_heads_are_well():
     free = replaced()
     free.seen.optimizers[0].n_without_grad = 0

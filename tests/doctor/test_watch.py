@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ import dimwise
 from dimwise.doctor import watch, wire
 from dimwise.doctor.finding import Place
 from dimwise.doctor.rules import loop as loop_rules
+from dimwise.doctor.rules import optimizer as optimizer_rules
 from dimwise.doctor.seen import FULL_STEPS, Seen
 from dimwise.doctor.session import Session
 from dimwise.doctor.watch.schedules import written_step
@@ -130,6 +132,29 @@ def test_gradients_taken_away_by_hand_between_backward_and_step(how: str) -> Non
     between = sum(pair == ("grads_cleared", "step") for pair in pairwise(kinds))
     assert between == (0 if how == "meant" else 4)
     assert bool(loop_rules.zero_grad_before_step(seen)) == (how != "meant")
+
+
+def test_weights_of_a_network_that_is_gone_have_no_home() -> None:
+    kept: list[Any] = []
+
+    def folds(anew: bool) -> None:
+        model = net()
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        kept.append(optimizer)
+        for fold in range(2):
+            if fold and anew:
+                model = net()
+            kept[1:] = [model]
+            for _ in range(4):
+                model.zero_grad()
+                F.cross_entropy(model(X), Y).backward()
+                optimizer.step()
+
+    for anew in (True, False):
+        kept.clear()
+        seen = seen_of(lambda anew=anew: folds(anew))
+        assert seen.optimizers[0].n_homeless == (2 if anew else 0)
+        assert bool(optimizer_rules.optimizer_holds_stale_parameters(seen)) == anew
 
 
 def test_leaves_beyond_the_networks_are_counted_without_an_optimizer() -> None:

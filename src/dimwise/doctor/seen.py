@@ -211,6 +211,8 @@ class OptimizerSeen:
     """Roots whose parameters it holds (as of the last watched step)."""
     n_stale_tensors: int = 0
     """Its parameters that belong to no module that was ever called while it stepped."""
+    n_homeless: int = 0
+    """... of these, weights of a network that trained while it stepped, and that exists no more."""
     n_without_grad: int = 0
     """Its parameters that require gradients and never had one at a watched step."""
     n_frozen: int = 0

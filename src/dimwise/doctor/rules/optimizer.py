@@ -132,19 +132,23 @@ def optimizer_holds_stale_parameters(seen: Seen) -> list[Finding] | None:
     """The optimizer was built before the model, or a part of it, was replaced: it steps what nobody uses.
 
     Needs both sides: parameters of the optimizer that belong to no network in use and never had a gradient, and layers
-    in use that get gradients and are in no optimizer. Silent: free parameters (a temperature, latent codes, an image:
-    they have gradients); heads of other tasks (what is trained is held); networks a later phase trains.
+    in use that get gradients and are in no optimizer. Or they belonged to a network that was trained, is gone, and was
+    followed by another (folds, sweeps), while the optimizer went on to step. Silent: free parameters (a temperature,
+    latent codes, an image: they have gradients); heads of other tasks (what is trained is held); networks a later phase
+    trains.
     """
     said = []
     for told, orphans, root in _stale(seen):
-        n = min(told.n_stale_tensors, told.n_without_grad)
+        never = told.n_without_grad >= told.n_stale_tensors
+        had = "had no gradient" if never else "were trained before"
         said.append(
             Finding(
                 "optimizer-holds-stale-parameters",
                 "error",
                 "the optimizer was built before the model was replaced",
-                f"{told.kind}{f' ({told.place})' if told.place else ''} holds {n} of {count(told.n_tensors, 'tensor')} "
-                f"that no network in use owns and that had no gradient in {count(told.n_steps, 'step')}; "
+                f"{told.kind}{f' ({told.place})' if told.place else ''} holds {told.n_stale_tensors} of "
+                f"{count(told.n_tensors, 'tensor')} that no network in use owns and that {had} in "
+                f"{count(told.n_steps, 'step')}; "
                 f"{_names(orphans, root)} of {root.kind} gets gradients and is in no optimizer",
                 f"build {told.kind}{at(told.place)} after the last line that replaces the model or a part of it (or "
                 "moves it in a way that makes new parameters)",
@@ -159,15 +163,24 @@ def optimizer_holds_stale_parameters(seen: Seen) -> list[Finding] | None:
 def _stale(seen: Seen) -> list[tuple[OptimizerSeen, list[LayerSeen], RootSeen]]:
     found = []
     for told in seen.optimizers.values():
-        if told.n_steps < STEPS or not told.n_stale_tensors or told.n_without_grad < told.n_stale_tensors:
+        if told.n_steps < STEPS or not told.n_stale_tensors:
             continue
+        gone = bool(told.n_homeless) and not told.roots  # the network it trained at first was replaced as a whole
         for root in seen.trained_roots():
+            if told.n_without_grad < told.n_stale_tensors and not (gone and _steps_on(seen, told, root)):
+                continue
             orphans = [x for x in root.layers.values() if not x.optimizers and x.requires_grad and x.n_grad]
             orphans = [x for x in orphans if not x.changed]
             if orphans and (not told.roots or root.key in told.roots):
                 found.append((told, sorted(orphans, key=lambda x: x.order), root))
                 break
     return found
+
+
+def _steps_on(seen: Seen, told: OptimizerSeen, root: RootSeen) -> bool:
+    """Whether it went on to step while another network was trained: 3 steps since that one's first backward pass."""
+    first = next((e.step for e in seen.of("backward", root.key)), None)
+    return first is not None and sum(e.step >= first for e in seen.of("step", told.key)) >= STEPS
 
 
 def parameters_never_change(seen: Seen) -> list[Finding] | None:

@@ -97,6 +97,8 @@ class LiveOptimizer:
     zeroed_since_step: bool = False
     before: dict[int, Tensor] = field(default_factory=dict)
     first_seen: dict[int, Tensor] = field(default_factory=dict)
+    homes: set[int] = field(default_factory=set)
+    """Weights that belonged to a network when it stepped."""
     had_grad: set[int] = field(default_factory=set)
     scaled: bool = False
 

@@ -219,6 +219,7 @@ def _layers_of(live: Live, made: LiveOptimizer) -> list[tuple[LiveRoot, LayerSee
             if module is not None and weight is not None and id(weight) in own:
                 found.append((root, layer, name, module, weight))
                 roots.add(root.seen.key)
+                made.homes.add(id(weight))
     made.seen.roots = tuple(sorted(roots))
     return found
 
@@ -326,6 +327,7 @@ def conclude(live: Live) -> None:
         refresh(live, made, optimizer)
         everything = parameters(optimizer)
         made.seen.n_stale_tensors = sum(id(p) not in used for p in everything) if used else 0
+        made.seen.n_homeless = len(made.homes - used) if used else 0
         made.seen.n_without_grad = sum(p.requires_grad and id(p) not in made.had_grad for p in everything)
         made.seen.n_unchanged = sum(
             p.requires_grad and id(p) in made.first_seen and torch.equal(sample(p), made.first_seen[id(p)])
