@@ -1,16 +1,22 @@
 """The doctor on its own gallery: is each mistake named, is each mended form left in peace, and what does it cost?
 
-python benchmarks/doctor_gallery.py [--seeds 5] [--archs cnn,lstm,transformer] [--only SLUG ...]
+python benchmarks/doctor_gallery.py [--seeds 5] [--archs cnn,lstm,transformer] [--only SLUG ...] [--rows FILE]
+
+It takes about an hour. With ``--rows`` each run is kept in a file of JSON lines as it ends, and those that the file
+has are not run again: a run that was stopped goes on.
 """
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import json
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.pool import ThreadPool
+from pathlib import Path
 from typing import Any
 
 from _record import Record
@@ -38,6 +44,11 @@ class Run:
     name: str | None
 
     @property
+    def case(self) -> Case:
+        """What was run."""
+        return self.slug, self.arch, self.seed, self.mended
+
+    @property
     def loud(self) -> list[str]:
         """What a mended form must not be accused of: errors, warnings, and its own rule at any severity."""
         return sorted({rule for severity, rule in self.found if severity != "hint" or rule == self.slug})
@@ -46,6 +57,14 @@ class Run:
     def good(self) -> bool:
         """A broken form's mistake is named; nothing is said about a mended form."""
         return not self.loud if self.mended else self.slug in {rule for _, rule in self.found}
+
+
+def earlier(rows: Path | None) -> list[Run]:
+    """Runs that a file of JSON lines holds; of several of one case the last."""
+    if rows is None or not rows.is_file():
+        return []
+    runs = [Run(**json.loads(line)) for line in rows.read_text().splitlines()]
+    return list({run.case: run for run in runs}.values())
 
 
 def judged(case: Case) -> Run:
@@ -82,6 +101,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--archs", default="cnn,lstm,transformer")
     parser.add_argument("--only", nargs="*", default=list(mistakes.MISTAKES))
+    parser.add_argument("--rows", type=Path)
     said = parser.parse_args()
     wanted = said.archs.split(",")
     cases = [
@@ -92,12 +112,16 @@ def main() -> None:
         if arch in wanted
         for mended in (False, True)
     ]
-    runs: list[Run] = []
+    runs = [run for run in earlier(said.rows) if run.case in cases]
+    known = {run.case for run in runs}
     progress = Terminal()
     with ThreadPool(2) as pool, progress.stage("gallery", total=len(cases)) as bar:
-        for run in pool.imap_unordered(judged, cases):
+        for run in pool.imap_unordered(judged, [case for case in cases if case not in known]):
             runs.append(run)
             bar.update(len(runs), run.slug)
+            if said.rows:
+                with said.rows.open("a") as rows:
+                    rows.write(json.dumps(dataclasses.asdict(run)) + "\n")
             if not run.good:
                 print(wrong(run), flush=True)
     record = Record("doctor_gallery", "python benchmarks/doctor_gallery.py", "the doctor on the gallery of mistakes")
