@@ -20,7 +20,9 @@ from dimwise.doctor.finding import Report
 from dimwise.doctor.inside import STEPS
 from dimwise.doctor.script import Execution, collect, environment
 
-_IMPORTED = ["torch.utils.data", "sklearn.datasets", "dimwise.doctor.watch"]
+_IMPORTED = ["torch._dynamo", "torch.utils.data", "sklearn.datasets", "dimwise.doctor.watch"]
+"""What nearly every script imports sooner or later; an optimizer's first step imports the compiler, which takes longer
+than the training of a small network."""
 
 
 _OUTPUT = "output.txt"
