@@ -1,7 +1,9 @@
-"""The page of the doctor's rules, from their docstrings and the gallery's; a test checks that it is up to date.
+"""The generated pages of docs/; a test checks that they are up to date.
+
+doctor.md is made of the rules' docstrings and the gallery's, doctor_peers.md of its record.
 
 python benchmarks/docs.py           print docs/doctor.md
-python benchmarks/docs.py --write   write it
+python benchmarks/docs.py --write   write both
 """
 
 from __future__ import annotations
@@ -10,10 +12,13 @@ import json
 import sys
 from pathlib import Path
 
+import _peer_page
+
 from dimwise.lab.cards import as_page
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parent / "docs" / "doctor.md"
+PEERS_PAGE = HERE.parent / "docs" / "doctor_peers.md"
 
 
 def page() -> str:
@@ -23,9 +28,15 @@ def page() -> str:
     return as_page(figures.get("harm", {}), figures.get("rules", {}))
 
 
+def peers_page() -> str:
+    """The text of docs/doctor_peers.md."""
+    return _peer_page.page(json.loads((HERE / "records" / "doctor_peers.json").read_text("utf-8")))
+
+
 if __name__ == "__main__":
     if "--write" in sys.argv:
         PAGE.parent.mkdir(exist_ok=True)
         PAGE.write_text(page(), "utf-8")
+        PEERS_PAGE.write_text(peers_page(), "utf-8")
     else:
         print(page(), end="")

@@ -37,7 +37,8 @@ def test_an_unknown_rule_gets_the_nearest():
         card("no-shufle")
 
 
-def test_the_page_is_up_to_date():
+def test_the_page_is_up_to_date(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location("docs", ROOT / "benchmarks" / "docs.py")
     assert spec is not None
     assert spec.loader is not None
