@@ -69,9 +69,14 @@ class TorchTest(Peer):
 
 
 class Guardtower(Peer):
-    """``audit`` on the batch of a few steps (the first, as its README does, and two later ones), ``monitor`` always."""
+    """``audit`` on the batch of the first step, as its README does, and of a later one; ``monitor`` from the start.
 
-    STEPS = (1, 40, 100)
+    The later one lies in the second epoch, past the first evaluation. The script ends soon after: the README keeps its
+    monitor on "for the first steps".
+    """
+
+    STEPS = (1, 40)
+    LAST = 60
 
     def __init__(self) -> None:
         import guardtower
@@ -85,6 +90,8 @@ class Guardtower(Peer):
             self.monitors[id(model)] = self.tower.monitor(model, on_nonfinite="warn").__enter__()
 
     def before_backward(self, loop: Loop, loss: Tensor) -> None:
+        if loop.n_steps > self.LAST:
+            loop.leave()
         if loop.n_steps not in self.STEPS:
             return
         model, optimizer = loop.model(), loop.optimizer()

@@ -19,8 +19,8 @@ FOR: dict[str, str] = {
     "torchtest2": "checks a network, its loss and its optimizer on one batch before the training starts; it does not "
     "see the loop. Called once, with the first batch of the script's loop.",
     "guardtower": "audits the wiring of one training step (LoRA, several processes, gradients, optimizer) and watches "
-    "activations for NaN; made for fine-tuning. Its audit ran on the first batch and on two later ones, its monitor "
-    "always.",
+    "activations for NaN; made for fine-tuning. Its audit ran on the first batch and on one of the second epoch, its "
+    "monitor for the first sixty steps.",
     "torch-audit": "a linter at run time that patches `forward` and `step`; it looks at batches, gradients, "
     "activations and the optimizer's settings. Patched in before the loop, every step audited.",
     "trainproof": "reads logs and sees neither network nor data; it says itself that it measures the symptoms of a "
@@ -55,7 +55,8 @@ NAMES: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
         "output-labels-mismatch": (("overfit_batch", "targets match outputs"), ("loss", "")),
         "loss-broadcasts": (("loss", "broadcast"), ("loss", "shape")),
         "loss-not-finite": (("loss", "nan"), ("loss", "inf"), ("overfit_batch", "the loss became")),
-        "nan-origin": (("output_finite", ""),),
+        "nan-origin": (("gradient_magnitude", "division of zero"),),
+        "dead-activations": (("gradient_flow", "dead ReLU"),),
         "constant-input": (("output_varies", ""),),
     },
     "guardtower": {
@@ -81,7 +82,6 @@ NAMES: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
         "wrong-axis-order": (("TA303", ""),),
         "batchnorm-tiny-batch": (("TA304", ""),),
         "loss-not-finite": (("TA100", ""),),
-        "nan-origin": (("TA100", ""),),
         "exploding-gradients": (("TA102", ""),),
         "lr-too-high": (("TA102", ""),),
         "dead-activations": (("TA105", ""), ("TA103", "")),
@@ -97,7 +97,6 @@ NAMES: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
         "parameters-never-change": (("TP-ZERO-LR", ""),),
         "scheduler-misused": (("TP-ZERO-LR", ""), ("TP-ZERO-LR-PARTIAL", "")),
         "no-gradient-reaches": (("TP-ZERO-GRAD", ""),),
-        "backward-never-called": (("TP-ZERO-GRAD", ""),),
         "loader-starves-trainer": (("TP-LOADER-BOUND", ""),),
     },
     "traincheck": {

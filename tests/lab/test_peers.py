@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -113,3 +114,48 @@ def test_traincheck_invariants_are_read_from_its_log(judging: ModuleType, tmp_pa
     two = [{"invariant": {"relation": "r", "text_description": t}} for t in ("a always b", "c")]
     (folder / "failed.log").write_text("\n".join(json.dumps(one, indent=1) for one in two), "utf-8")
     assert list(traincheck.violated(tmp_path, "broken")) == [("a always b", "ERROR", "r"), ("c", "ERROR", "r")]
+
+
+WATCHED = """
+import json, torch, _peer_loop
+from torch import nn
+
+class Peer(_peer_loop.Peer):
+    def __init__(self):
+        self.said = []
+    def before_backward(self, loop, loss):
+        again = loop.loss_of(loop.model()(*loop.calls[0].args), loss)
+        loss_fn, targets = loop.criterion(loss)
+        ours = loop.optimizer() is optimizer
+        self.said.append((loop.n_steps, bool(torch.equal(again, loss)), ours, targets is not None, len(loop.calls)))
+    def evaluated(self, loss):
+        self.said.append("evaluated")
+
+peer = Peer()
+_peer_loop.watch(_peer_loop.Loop(peer, lambda: None))
+body, head, other = nn.Sequential(nn.Linear(4, 8), nn.ReLU()), nn.Linear(8, 3), nn.Linear(2, 2)
+optimizer = torch.optim.SGD([*body.parameters(), *head.parameters()], lr=0.1)
+torch.optim.SGD(other.parameters(), lr=0.1)
+x, y = torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1])
+nn.CrossEntropyLoss()(head(body(x)), y).backward()
+optimizer.step()
+(nn.functional.cross_entropy(head(body(x)).squeeze(), y, reduction="none").mean() / 2).backward()
+optimizer.step()
+with torch.no_grad():
+    nn.functional.cross_entropy(head(body(x)), y)
+loss = nn.functional.mse_loss(head(x @ torch.ones(4, 8)), torch.zeros(5, 3))
+optimizer.step()
+print(json.dumps(peer.said))
+"""
+
+
+def test_a_loop_is_seen_through_hooks() -> None:
+    # In a process of its own: the hooks stay for good.
+    command = [sys.executable, "-W", "ignore", "-c", WATCHED]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT / "benchmarks")
+    assert not done.returncode, done.stderr
+    plain, halved, evaluated, never_differentiated = json.loads(done.stdout)
+    assert plain == [1, True, True, True, 2], "two networks in a chain; a plain cross-entropy keeps its targets"
+    assert halved == [2, True, True, False, 2], "any other way to the loss is gone again"
+    assert evaluated == "evaluated"
+    assert never_differentiated == [3, True, True, False, 1]

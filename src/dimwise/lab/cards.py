@@ -128,6 +128,7 @@ _HEAD = """\
 
 `dimwise doctor SCRIPT.py` runs a training script as it is and names its mistakes. Each of the {n} rules has a script
 that shows its mistake and its cure on real data; the commands below run them.
+[Five other tools](doctor_peers.md) ran on the same scripts.
 """
 
 
