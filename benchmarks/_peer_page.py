@@ -84,6 +84,6 @@ def _alarms(rows: Sequence[Row], tools: Sequence[str]) -> list[str]:
             for rule in {one[0] for one in row["peers"].get(tool, {}).get("alarms", [])}:
                 found[rule] = found.get(rule, 0) + 1
         most = sorted(found.items(), key=lambda pair: (-pair[1], pair[0]))
-        told = ", ".join(f"`{rule}` on {n}" for rule, n in most[:6]) + (", …" if len(most) > 6 else "")
+        told = ", ".join(f"`{rule}` on {n}" for rule, n in most[:3]) + (", …" if len(most) > 3 else "")
         lines.append(f"- {tool}: {told or 'none'}")
     return lines
