@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import math
 import sys
-import weakref
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dimwise.doctor.seen import LayerSeen, RootSeen
-from dimwise.doctor.watch import graph, inputs, memory, noise, pictures
-from dimwise.doctor.watch.live import MODE_MODULES, WRAPPERS, Live, LiveRoot, Pass, elements, sample
+from dimwise.doctor.seen import LayerSeen
+from dimwise.doctor.watch import graph, inputs, memory, noise, pictures, roots
+from dimwise.doctor.watch.live import Live, LiveRoot, Pass, elements
 from dimwise.doctor.watch.place import here
 
 _BATCH_NORMS = (nn.modules.batchnorm._BatchNorm, nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d)
@@ -27,13 +25,13 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
     if live.root_now is not None:
         if module is live.root_now:
             live.nested += 1
-        elif not live.first_leaf_done and _owns_parameters(module):
+        elif not live.first_leaf_done and roots.owns_parameters(module):
             _first_leaf(live, module, args)
         noise.may_draw(live, module, args)
         return
-    if not _can_be_root(live, module):
+    if not roots.can_be_root(live, module):
         return
-    root = root_of(live, module)
+    root = roots.root_of(live, module)
     live.root_now, live.nested, live.call_order, live.first_leaf_done = module, 0, 0, False
     root.n_calls += 1
     training, grad = module.training, torch.is_grad_enabled()
@@ -44,7 +42,7 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
     rows = next((t.shape[0] for t in tensors if t.dim()), None)
     made = Pass(root.seen.key, None, None, rows, training, grad, numbers=any(t.is_floating_point() for t in tensors))
     made.event = live.event(
-        "forward", root.seen.key, here(3), training=training, grad=grad, n=rows, batch=None, modes=_modes(module)
+        "forward", root.seen.key, here(3), training=training, grad=grad, n=rows, batch=None, modes=roots.modes(module)
     )
     if root.seen.place is None and made.event is not None:
         root.seen.place = made.event.place
@@ -56,7 +54,7 @@ def before(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
         made.batch = inputs.arrive(live, root, made, tensors[0])
         if made.event is not None:
             made.event.facts["batch"] = made.batch
-    if _owns_parameters(module):
+    if roots.owns_parameters(module):
         _first_leaf(live, module, args)
 
 
@@ -103,7 +101,7 @@ def _foresee_memory(live: Live, module: nn.Module, args: tuple[Any, ...], made: 
     if x.device.type != "cpu":
         return
     free = memory.available_bytes()
-    weights = sum(p.numel() * p.element_size() for p in module.parameters() if not _lazy(p))
+    weights = sum(p.numel() * p.element_size() for p in module.parameters() if not roots.lazy(p))
     if _GROWTH * x.numel() * x.element_size() + 4 * weights < _RISKY_FRAC * free:
         live.seen.memory = {"small": True}
         return
@@ -117,194 +115,6 @@ def abandon(live: Live) -> None:
     """A pass ended by an exception, or is known to be over."""
     live.root_now = live.pass_now = None
     live.norm_feed = live.norm_feed_value = None
-
-
-def root_of(live: Live, module: nn.Module) -> LiveRoot:
-    """The root that belongs to this module, made at first sight."""
-    known = live.roots.get(id(module))
-    if known is not None and known.module() is module:
-        if known.lazy:
-            _describe_late(known, module)
-        return known
-    key = len(live.root_by_key)
-    seen = RootSeen(key, type(module).__name__)
-    paths = {id(part): path for path, part in module.named_modules()}
-    root = LiveRoot(seen, weakref.ref(module), paths)
-    seen.n_params = sum(p.numel() for p in module.parameters() if not _lazy(p))
-    seen.n_trainable = sum(p.numel() for p in module.parameters() if p.requires_grad and not _lazy(p))
-    seen.n_mode_modules = sum(_depends_on_mode(part) for part in module.modules())
-    for path, part in module.named_modules():
-        _describe(root, path, part)
-    root.lazy = any(_lazy(p) for p in module.parameters())
-    _ties(live, root, module)
-    _copies(root, module)
-    live.roots[id(module)] = live.root_by_key[key] = root
-    live.seen.roots[key] = seen
-    live.seen.cuda = live.seen.cuda or any(p.device.type != "cpu" for p in module.parameters())
-    return root
-
-
-def _describe_late(root: LiveRoot, module: nn.Module) -> None:
-    """Layers whose shapes are learnt from the first batch are described once they have them."""
-    root.lazy = any(_lazy(p) for p in module.parameters())
-    if root.lazy:
-        return
-    for path, part in module.named_modules():
-        if path not in root.seen.layers:
-            _describe(root, path, part)
-    root.seen.n_params = sum(p.numel() for p in module.parameters())
-    root.seen.n_trainable = sum(p.numel() for p in module.parameters() if p.requires_grad)
-
-
-def _lazy(p: Tensor) -> bool:
-    return isinstance(p, nn.UninitializedParameter)
-
-
-def _can_be_root(live: Live, module: nn.Module) -> bool:
-    if module in live.skip_modules or type(module).__name__ in WRAPPERS:
-        return False
-    if next(module.parameters(), None) is None:
-        live.skip_modules.add(module)
-        return False
-    return True
-
-
-def _owns_parameters(module: nn.Module) -> bool:
-    return any(p is not None for p in module._parameters.values())
-
-
-def _depends_on_mode(part: nn.Module) -> bool:
-    if isinstance(part, nn.modules.dropout._DropoutNd):
-        return part.p > 0
-    if isinstance(part, nn.RNNBase):
-        return part.dropout > 0
-    return isinstance(part, nn.modules.batchnorm._BatchNorm) and part.track_running_stats
-
-
-def _modes(module: nn.Module) -> tuple[int, int]:
-    """Mode-dependent modules (in training mode, in evaluation mode)."""
-    states = [part.training for part in module.modules() if _depends_on_mode(part)]
-    return sum(states), len(states) - sum(states)
-
-
-def _describe(root: LiveRoot, path: str, part: nn.Module) -> None:
-    own = {n: p for n, p in part._parameters.items() if p is not None and not _lazy(p)}
-    if not own:
-        return
-    name, weight = max(own.items(), key=lambda item: (item[1].dim() >= 2, item[1].numel()))
-    layer = LayerSeen(
-        path,
-        type(part).__name__,
-        weight=name,
-        shape=tuple(weight.shape),
-        n_params=sum(p.numel() for p in own.values()),
-        requires_grad=any(p.requires_grad for p in own.values()),
-    )
-    layer.init = _first_sight(weight)
-    root.seen.layers[path] = layer
-    root.weights.append((layer, name, weakref.ref(part)))
-    root.first_values[path] = sample(weight)
-
-
-def _first_sight(weight: Tensor) -> dict[str, Any]:
-    with torch.no_grad():
-        values = weight.detach().float()
-        low, high = (float(v) for v in torch.aminmax(values)) if values.numel() else (0.0, 0.0)
-        mean = float(values.mean()) if values.numel() else 0.0
-        std = float(values.std(correction=0)) if values.numel() else 0.0
-    fan_in = math.prod(weight.shape[1:]) if weight.dim() > 1 else 1
-    fan_out = weight.shape[0] * math.prod(weight.shape[2:]) if weight.dim() > 1 else 1
-    constant = values.numel() > 1 and low == high
-    return {
-        "mean": mean,
-        "std": std,
-        "absmax": max(abs(low), abs(high)),
-        "constant": constant,
-        "zero": constant and low == 0.0,
-        "fan_in": fan_in,
-        "fan_out": fan_out,
-    }
-
-
-def _ties(live: Live, root: LiveRoot, module: nn.Module) -> None:
-    """Parameters that were one when they were registered and are two in this root."""
-    for old, (first, second) in list(_registered(live).shared.items()):
-        one, two = first[0](), second[0]()
-        if one is None or two is None or id(one) not in root.paths or id(two) not in root.paths:
-            continue
-        now = one._parameters.get(first[1]), two._parameters.get(second[1])
-        if now[0] is not None and now[1] is not None and now[0] is not now[1]:
-            names = [f"{root.paths[id(m)]}.{n}".lstrip(".") for m, n in ((one, first[1]), (two, second[1]))]
-            root.seen.untied.append((names[0], names[1]))
-            _registered(live).shared.pop(old, None)
-
-
-def _copies(root: LiveRoot, module: nn.Module) -> None:
-    """Embeddings and linear layers that hold equal values in two parameters: a tie that was meant, or a start."""
-    tables = [(n, m.weight) for n, m in module.named_modules() if isinstance(m, nn.Embedding)]
-    maps = [(n, m.weight) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
-    for one, table in tables:
-        for other, weight in maps:
-            if table is weight or table.shape != weight.shape or table.device != weight.device or _lazy(weight):
-                continue
-            if bool((table == table.flatten()[0]).all()) or not torch.equal(table, weight):
-                continue
-            names = [f"{path}.weight" for path in (one, other)]
-            root.copies.append((names[0], names[1], weakref.ref(table), weakref.ref(weight)))
-
-
-def _recheck_copies(root: LiveRoot) -> None:
-    for a, b, first, second in root.copies:
-        one, two = first(), second()
-        if one is None or two is None:
-            continue  # the network is gone: what was seen last holds
-        apart = one.requires_grad and two.requires_grad and not torch.equal(one, two)
-        if apart and (a, b) not in root.seen.copied:
-            root.seen.copied.append((a, b))
-        elif not apart and (a, b) in root.seen.copied:
-            root.seen.copied.remove((a, b))
-
-
-class Registered:
-    """Who registered which parameter, so that a tie that was broken later can be told."""
-
-    def __init__(self) -> None:
-        self.first: dict[int, tuple[weakref.ref[nn.Module], str, weakref.ref[Tensor]]] = {}
-        self.shared: dict[
-            tuple[int, str], tuple[tuple[weakref.ref[nn.Module], str], tuple[weakref.ref[nn.Module], str]]
-        ] = {}
-
-    def note(self, module: nn.Module, name: str, param: Tensor | None) -> None:
-        if param is None:
-            return
-        known = self.first.get(id(param))
-        if known is None or known[2]() is not param:
-            self.first[id(param)] = (weakref.ref(module), name, weakref.ref(param))
-            return
-        owner = known[0]()
-        if owner is not None and owner is not module:
-            self.shared[(id(module), name)] = ((known[0], known[1]), (weakref.ref(module), name))
-
-
-def _registered(live: Live) -> Registered:
-    if live.registered is None:
-        live.registered = Registered()
-    known: Registered = live.registered
-    return known
-
-
-def registration(live: Live, module: nn.Module, name: str, param: Tensor | None) -> None:
-    """Global parameter registration hook."""
-    _registered(live).note(module, name, param)
-
-
-def recheck_ties(live: Live) -> None:
-    """Ties may break after the first pass, too, and copies drift apart."""
-    for root in live.root_by_key.values():
-        _recheck_copies(root)
-        module = root.module()
-        if module is not None and _registered(live).shared:
-            _ties(live, root, module)
 
 
 def _first_leaf(live: Live, module: nn.Module, args: tuple[Any, ...]) -> None:
@@ -339,7 +149,7 @@ def _layer_called(live: Live, module: nn.Module, args: tuple[Any, ...], output: 
         if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0 and module.training and not made.training:
             root.seen.unregistered_dropout_in_eval += 1
             root.seen.dropout_place = root.seen.dropout_place or here(4)
-        if not _owns_parameters(module):
+        if not roots.owns_parameters(module):
             return
         path = _adopt(root, module)
     root.order.setdefault(path, live.call_order)
@@ -363,7 +173,7 @@ def _adopt(root: LiveRoot, module: nn.Module) -> str:
     path = f"<{type(module).__name__} {sum(not x.registered for x in root.seen.layers.values())}>"
     root.paths[id(module)] = path
     root.strangers.append(module)
-    _describe(root, path, module)
+    roots.describe(root, path, module)
     if path in root.seen.layers:
         root.seen.layers[path].registered = False
     return path
@@ -431,15 +241,3 @@ def functional_dropout(live: Live) -> None:
         return
     root.seen.functional_dropout_in_eval += 1
     root.seen.dropout_place = root.seen.dropout_place or here(3)
-
-
-__all__ = [
-    "MODE_MODULES",
-    "abandon",
-    "after",
-    "before",
-    "functional_dropout",
-    "recheck_ties",
-    "registration",
-    "root_of",
-]

@@ -12,7 +12,7 @@ from torch.nn.modules import module as hooks
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 
 from dimwise.doctor.seen import ProcessSeen
-from dimwise.doctor.watch import forward, stepping
+from dimwise.doctor.watch import forward, stepping, ties
 from dimwise.doctor.watch.live import is_compiling
 from dimwise.doctor.watch.state import Watch, guarded, idle
 from dimwise.doctor.watch.windows import between_steps, hook_modules, open_window
@@ -63,6 +63,6 @@ def _hook_optimizers(watch: Watch) -> None:
     for handle in (register_optimizer_step_pre_hook(before), register_optimizer_step_post_hook(after)):
         watch.patches.on_undo(handle.remove)
     registration = hooks.register_module_parameter_registration_hook(
-        lambda module, name, param: None if is_compiling() else forward.registration(live, module, name, param)
+        lambda module, name, param: None if is_compiling() else ties.registration(live, module, name, param)
     )
     watch.patches.on_undo(registration.remove)

@@ -168,7 +168,7 @@ class Live:
     schedule_starts: dict[int, int] = field(default_factory=dict)
     """By key of the SchedulerSeen: steps its optimizer had taken when it was made."""
     registered: Any = None
-    """``forward.Registered``: who owns which parameter."""
+    """``ties.Registered``: who owns which parameter."""
 
     def event(self, kind: str, who: int | None, place: Place | None, **facts: Any) -> Event | None:
         """Write down an event; nothing is kept past a limit no run of full watching reaches."""

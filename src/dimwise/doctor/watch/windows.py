@@ -18,7 +18,7 @@ from torch.nn.modules import module as hooks
 
 from dimwise.doctor import wire
 from dimwise.doctor.seen import FULL_STEPS, Seen
-from dimwise.doctor.watch import forward, inputs, loading, schedules, stepping
+from dimwise.doctor.watch import forward, inputs, loading, schedules, stepping, ties
 from dimwise.doctor.watch.live import Live, is_compiling
 from dimwise.doctor.watch.state import Watch, guarded, idle
 
@@ -49,7 +49,7 @@ def conclude(watch: Watch) -> Seen:
         lambda: stepping.conclude(live),
         lambda: loading.conclude(live),
         lambda: schedules.conclude(live),
-        lambda: forward.recheck_ties(live),
+        lambda: ties.recheck(live),
         lambda: _process(live),
     ):
         guarded(watch, part)
