@@ -21,7 +21,7 @@ STARVED = 0.5
 """Fraction of the time that the trainer waits for its batches."""
 STARVED_BATCHES = 20
 """Batches before waiting is judged: the first ones pay for starting the workers."""
-STARVED_S = 2.0
+STARVED_S = 1.0
 """Seconds of training below which saving some of them is not worth a word."""
 SYNC_STEPS = 20
 """Steps before synchronisations are judged."""

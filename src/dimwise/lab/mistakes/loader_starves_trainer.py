@@ -49,7 +49,7 @@ class Cleaned(Dataset):
 
 
 def main():
-    args = arguments(ARCHS, epochs=3)
+    args = arguments(ARCHS)
     torch.manual_seed(args.seed)
     x_train, y_train, x_valid, y_valid = digits(args.seed)
     loader = DataLoader(Cleaned(x_train, y_train, args.mended), batch_size=64, shuffle=True)
