@@ -65,6 +65,18 @@ def test_a_usual_loop_is_seen_event_by_event() -> None:
     assert not any(s.stale for s in seen.of("step"))
 
 
+def test_networks_under_vmap_are_left_alone_until_they_have_values() -> None:
+    def loop() -> None:
+        models = [net().eval() for _ in range(3)]
+        stacked, buffers = torch.func.stack_module_state(models)
+        torch.func.vmap(lambda p, b: torch.func.functional_call(models[0], (p, b), (X,)))(stacked, buffers)
+        usual(1, models[0])
+
+    seen = seen_of(loop)
+    assert seen.roots[0].n_params == 16 * 8 + 16 + 4 * 16 + 4
+    assert set(seen.roots[0].layers) == {"0", "3"}
+
+
 class Words(nn.Module):
     def __init__(self, tie: str) -> None:
         super().__init__()

@@ -52,8 +52,8 @@ def _describe_late(root: LiveRoot, module: nn.Module) -> None:
 
 
 def lazy(p: Tensor) -> bool:
-    """Whether its shape is learnt from the first batch."""
-    return isinstance(p, nn.UninitializedParameter)
+    """Whether it has no values to look at: its shape is learnt from the first batch, or it is many under vmap."""
+    return isinstance(p, nn.UninitializedParameter) or ties.is_many(p)
 
 
 def can_be_root(live: Live, module: nn.Module) -> bool:

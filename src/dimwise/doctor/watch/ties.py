@@ -26,8 +26,9 @@ def broken(live: Live, root: LiveRoot, module: nn.Module) -> None:
 def copies(root: LiveRoot, module: nn.Module) -> None:
     """Embeddings and linear layers that hold equal values in two parameters: a tie that was meant, or a start."""
     tables = [(n, m.weight) for n, m in module.named_modules() if isinstance(m, nn.Embedding)]
+    tables = [(n, w) for n, w in tables if not is_many(w)]
     maps = [(n, m.weight) for n, m in module.named_modules() if isinstance(m, nn.Linear)]
-    maps = [(n, w) for n, w in maps if not isinstance(w, nn.UninitializedParameter)]  # which has no shape yet
+    maps = [(n, w) for n, w in maps if not isinstance(w, nn.UninitializedParameter) and not is_many(w)]
     for one, table in tables:
         for other, weight in maps:
             if table is weight or table.shape != weight.shape or table.device != weight.device:
@@ -36,6 +37,16 @@ def copies(root: LiveRoot, module: nn.Module) -> None:
                 continue
             names = [f"{path}.weight" for path in (one, other)]
             root.copies.append((names[0], names[1], weakref.ref(table), weakref.ref(weight)))
+
+
+def is_many(p: Tensor) -> bool:
+    """Whether it stands for one tensor of many, inside torch.func.vmap, where no value can be read."""
+    functorch = torch._C._functorch
+    while functorch.is_functorch_wrapped_tensor(p):
+        if functorch.is_batchedtensor(p):
+            return True
+        p = functorch.get_unwrapped(p)
+    return False
 
 
 def _recheck_copies(root: LiveRoot) -> None:
