@@ -101,8 +101,8 @@ NAMES: dict[str, dict[str, tuple[tuple[str, str], ...]]] = {
     },
     "traincheck": {
         "missing-zero-grad": (("zero_grad() always occurs", ""),),
-        "zero-grad-before-step": (("zero_grad() always precedes", ""), ("step() changes Parameter.data", "")),
-        "optimizer-never-steps": (("step() always occurs", ""), ("step() always precedes", "")),
+        "zero-grad-before-step": (("zero_grad() always precedes", ""), ("zero_grad() changes Parameter.grad:", "")),
+        "optimizer-never-steps": (("step() always occurs", ""), ("always precedes Adam.step()", "")),
         "backward-never-called": (("backward() always occurs", ""), ("backward() always precedes", "")),
         "train-in-eval-mode": (("train() always", ""), ("training", "")),
         "parameters-not-in-optimizer": (("step() changes Parameter.data", ""),),

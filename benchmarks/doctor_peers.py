@@ -175,9 +175,9 @@ def _conclude(record: Record) -> None:
     tried = counts(made, "traincheck")["tried"]
     record.notes += [
         "One seed and one network a mistake. A finding counts when the mended form does not get it too.",
-        f"TrainCheck works with this torch but takes minutes a mistake ({tried} of {len(_peer_traincheck.TRACED)} that "
-        "it could be tried on were run). Its reference is one mended run, its healthy control the same script from "
-        "another seed; from more references it would infer fewer invariants that hold by chance.",
+        f"TrainCheck takes minutes a mistake and was tried on {tried}, of the loop and the optimizer. Its reference is "
+        "one mended run, its healthy control the same script from another seed; from more references it would infer "
+        "fewer invariants that hold by chance.",
         "`loader-starves-trainer` is decided by the clock, and the machine was busy with other work.",
         "trainproof also compares a log with that of a good run; that was not tried, as no other tool but TrainCheck "
         "got a good run to compare with.",
