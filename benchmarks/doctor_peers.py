@@ -178,7 +178,7 @@ def _conclude(record: Record) -> None:
         f"TrainCheck takes minutes a mistake and was tried on {tried}, of the loop and the optimizer. Its reference is "
         "one mended run, its healthy control the same script from another seed; from more references it would infer "
         "fewer invariants that hold by chance.",
-        "`loader-starves-trainer` is decided by the clock, and the machine was busy with other work.",
+        "`loader-starves-trainer` is decided by the clock; the machine was busy with other work.",
         "trainproof also compares a log with that of a good run; that was not tried, as no other tool but TrainCheck "
         "got a good run to compare with.",
     ]
