@@ -1,6 +1,6 @@
 """How soon the doctor names the mistakes of the loop: the fewest watched optimizer steps after which each is found.
 
-An evaluation cannot be judged before there is one: for its rules the steps count from the first pass of evaluation.
+Three mistakes begin with an evaluation, after the first epoch; for their rules the steps count from its first pass.
 
 python benchmarks/doctor_steps.py [--archs cnn,lstm,transformer] [--only SLUG ...]
 """
@@ -22,7 +22,8 @@ LOOP = list(RULES)[: list(RULES).index("parameters-not-in-optimizer")]
 """The rules of the loop, the first family of the table."""
 STEPS = [1, 2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 25, 30, 40, 60, 100, 200]
 ASKED = 20
-OF_EVALUATION = ("validate-in-train-mode", "grad-in-validation")
+OF_EVALUATION = ("train-in-eval-mode", "validate-in-train-mode", "grad-in-validation")
+"""Mistakes that begin with an evaluation: the exhibit of the first leaves the mode on that one has set."""
 
 
 def first_evaluation(seen: Seen) -> int:
