@@ -20,9 +20,11 @@ ANSWERS = "DIMWISE_DOCTOR_ANSWERS"
 def begin() -> None:
     """Start watching this process; called once, right after ``import torch``."""
     from dimwise.doctor import watch
+    from dimwise.doctor.watch import memory
 
     steps = os.environ.get(STEPS)
     spool = Path(os.environ[SPOOL])
+    memory.keep_freed_memory()
     watching = watch.begin(spool, max_steps=int(steps) if steps else None)
     if os.environ.get(STOP):
         _short_stretch(watching, int(os.environ[STOP]))

@@ -48,3 +48,24 @@ def predicted(module: nn.Module, x: Tensor, precision: str, free: float) -> dict
     except DimwiseError:
         return None
     return told
+
+
+_TRIM, _MMAP = -1, -3
+"""M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of glibc's malloc.h."""
+_MMAP_BYTES = 32 << 20
+_TRIM_BYTES = 2 * _MMAP_BYTES
+"""What glibc's own adjustment ends at, once a block of 32 MB was freed."""
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep freed memory for the next step rather than give it back and fetch it anew.
+
+    By itself it does so or not as the last block of the heap happens to lie, and what the watcher keeps lies there: a
+    step of ResNet-18 took up to a fifth longer for it. Nothing happens where the C library is another.
+    """
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        library = ctypes.CDLL(None)
+        if library.mallopt(_MMAP, _MMAP_BYTES):
+            library.mallopt(_TRIM, _TRIM_BYTES)
