@@ -9,7 +9,7 @@ import pytest
 from tests.doctor._parts import AT, batches, findings, layer, loader, loss, one, root, seen, silent, why
 
 from dimwise.doctor.finding import Place
-from dimwise.doctor.rules import data, datasets, labels
+from dimwise.doctor.rules import axes, data, datasets, labels
 from dimwise.doctor.seen import Seen
 
 RAW: dict[str, Any] = {"mean": 33.3, "std": 78.6, "low": 0.0, "high": 255.0}
@@ -220,7 +220,7 @@ SMOOTH = {"row_apart": 0.1, "row_apart_if_last": 0.2, "unrelated": 0.6}
 
 def scrambled(**facts: Any) -> Any:
     told = {"path": "conv1", "kind": "Conv2d", "shape": [32, 3, 32, 48], "in_channels": 3, **SMOOTH, **facts}
-    return data.wrong_axis_order(seen(net=root(layer("conv1", "Conv2d"), first_input_layout=told)))
+    return axes.wrong_axis_order(seen(net=root(layer("conv1", "Conv2d"), first_input_layout=told)))
 
 
 def test_images_reshaped_where_axes_had_to_be_swapped() -> None:
@@ -249,12 +249,12 @@ def layout(shape: list[int], channels: int) -> Seen:
 
 
 def test_channels_last() -> None:
-    found = one(data.wrong_axis_order(layout([32, 28, 28, 1], 28)))
+    found = one(axes.wrong_axis_order(layout([32, 28, 28, 1], 28)))
     assert found.severity == "error"
     assert "(32, 28, 28, 1)" in found.evidence
     assert "x.permute(0, 3, 1, 2)" in found.remedy
     assert found.module == "conv1"
-    assert one(data.wrong_axis_order(layout([8, 48, 64, 3], 48))).severity == "warning"
+    assert one(axes.wrong_axis_order(layout([8, 48, 64, 3], 48))).severity == "warning"
 
 
 def test_channels_last_that_pytorch_refused() -> None:
@@ -262,11 +262,11 @@ def test_channels_last_that_pytorch_refused() -> None:
         "Given groups=1, weight of size [16, 3, 3, 3], expected input[32, 32, 32, 3] to have 3 channels, "
         "but got 32 channels instead"
     )
-    found = one(data.wrong_axis_order(seen(error={"type": "RuntimeError", "message": message, "place": AT})))
+    found = one(axes.wrong_axis_order(seen(error={"type": "RuntimeError", "message": message, "place": AT})))
     assert "wants 3 channels on axis 1 and got 32" in found.evidence
     assert found.place == AT
     other = message.replace("[32, 32, 32, 3]", "[32, 1, 28, 28]").replace("got 32", "got 1")
-    assert "no convolution" in why(data.wrong_axis_order(seen(error={"type": "RuntimeError", "message": other})))
+    assert "no convolution" in why(axes.wrong_axis_order(seen(error={"type": "RuntimeError", "message": other})))
 
 
 @pytest.mark.parametrize(
@@ -274,7 +274,7 @@ def test_channels_last_that_pytorch_refused() -> None:
     [([32, 3, 32, 32], 3), ([32, 1, 28, 28], 1), ([32, 64, 128, 1], 64), ([32, 17, 8, 8], 17), ([32, 4, 100], 4)],
 )
 def test_channels_first(shape: list[int], channels: int) -> None:
-    assert silent(data.wrong_axis_order(layout(shape, channels)))
+    assert silent(axes.wrong_axis_order(layout(shape, channels)))
 
 
 # train-valid-preprocessing-differs

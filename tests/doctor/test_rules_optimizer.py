@@ -7,7 +7,7 @@ import math
 import pytest
 
 from dimwise.doctor.finding import NotChecked
-from dimwise.doctor.rules import RULES, optimizer, rates
+from dimwise.doctor.rules import RULES, optimizer, rates, ties
 from dimwise.doctor.rules.trace import loss_series
 from dimwise.doctor.seen import FULL_STEPS, ActivationSeen, LossSeen, RootSeen, SchedulerSeen, Seen
 
@@ -16,7 +16,7 @@ from ._tape import Tape, line, only, silent
 FAMILY = [
     *(optimizer.parameters_not_in_optimizer, optimizer.optimizer_holds_stale_parameters),
     *(optimizer.parameters_never_change, optimizer.no_gradient_reaches, optimizer.decay_on_norm_or_bias),
-    *(optimizer.shared_weights_untied, rates.lr_too_high, rates.lr_too_low),
+    *(ties.shared_weights_untied, rates.lr_too_high, rates.lr_too_low),
     *(rates.exploding_gradients, rates.vanishing_gradients),
 ]
 
@@ -279,17 +279,17 @@ def test_shared_weights_untied():
     tape.seen.roots[0].untied = [("layers.0.weight", "layers.2.weight")]
     tape.seen.roots[0].layers["layers.0"].weight_norm = [(0, 3.0)]
     tape.seen.roots[0].layers["layers.2"].weight_norm = [(0, 4.0)]
-    found = only(optimizer.shared_weights_untied(tape.seen))
+    found = only(ties.shared_weights_untied(tape.seen))
     assert "norms now 3 and 4" in found.evidence
     assert "model.layers.2.weight = model.layers.0.weight" in found.remedy
     tape.seen.roots[0].n_train_forwards = 0
-    assert optimizer.shared_weights_untied(tape.seen) is None
+    assert ties.shared_weights_untied(tape.seen) is None
 
 
 def test_a_tie_by_copying_is_a_warning():
     tape = network()
     tape.seen.roots[0].copied = [("embed.weight", "layers.2.weight")]
-    found = only(optimizer.shared_weights_untied(tape.seen))
+    found = only(ties.shared_weights_untied(tape.seen))
     assert (found.severity, found.module) == ("warning", "layers.2")
     assert "model.layers.2.weight = model.embed.weight" in found.remedy
 

@@ -117,8 +117,7 @@ def _run(
             fitted = whole(fitted, run_dir) if resume else fitted
             fitted.model.cpu()  # what follows is measured where it will be served
         with clock("rates"):
-            rates.tried(recipe, data, task, fitted, model=model, run_dir=run_dir, progress=progress)
-            checks = rates.advised(checks, run_dir)
+            checks = rates.tried(recipe, data, task, fitted, checks, model=model, run_dir=run_dir, progress=progress)
         with clock("fold"), progress.stage("fold", len(recipe.fold.candidates) + 1) as bar:
             found: list[Candidate] = []
             skipped: dict[str, str] = {}

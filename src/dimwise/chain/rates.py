@@ -45,16 +45,33 @@ def fits(step_s: float, train_s: float) -> LrRangeConfig | None:
 
 
 def tried(
-    recipe: Recipe, data: Data, task: Task, fitted: Fitted, *, model: str | None, run_dir: Path, progress: Progress
-) -> None:
+    recipe: Recipe,
+    data: Data,
+    task: Task,
+    fitted: Fitted,
+    checks: dict[str, Any],
+    *,
+    model: str | None,
+    run_dir: Path,
+    progress: Progress,
+) -> dict[str, Any]:
     """Try growing rates on a fresh network of the recipe and write the curve to the run folder.
 
-    Nothing happens when the recipe says ``doctor = false``, when the test would take too long (the file says so), or
+    Nothing is tried when the recipe says ``doctor = false``, when the test would take too long (the file says so), or
     when the folder has one already. Whatever goes wrong in it costs the curve only.
+
+    Returns:
+        ``checks``, its remedies about the rate naming what was measured.
     """
     path = run_dir / FILE
-    if not recipe.doctor or path.is_file():
-        return
+    if recipe.doctor and not path.is_file():
+        _try(path, recipe, data, task, fitted, model, progress)
+    return _advised(checks, run_dir)
+
+
+def _try(
+    path: Path, recipe: Recipe, data: Data, task: Task, fitted: Fitted, model: str | None, progress: Progress
+) -> None:
     wanted = fits(fitted.seconds / max(1, fitted.steps), fitted.seconds)
     if wanted is None:
         write_json(path, {"left_out": "time", "share": SHARE})
@@ -71,8 +88,7 @@ def tried(
         write_json(path, told)
 
 
-def advised(checks: dict[str, Any], run_dir: Path) -> dict[str, Any]:
-    """The same findings; remedies about the rate name the interval that was measured, if there is one."""
+def _advised(checks: dict[str, Any], run_dir: Path) -> dict[str, Any]:
     told = advice(run_dir)
     if not told or not checks.get("checks"):
         return checks

@@ -71,8 +71,7 @@ def _train(
         if resume:
             fitted = whole(fitted, run_dir)
         with clock("rates"):
-            rates.tried(recipe, data, task, fitted, model=model, run_dir=run_dir, progress=progress)
-            checks = rates.advised(checks, run_dir)
+            checks = rates.tried(recipe, data, task, fitted, checks, model=model, run_dir=run_dir, progress=progress)
         with clock("test"):
             score = evaluate(fitted.model, data.test, data.normalise, task)[1]
         told = {

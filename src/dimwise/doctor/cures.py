@@ -82,44 +82,29 @@ def _keep_grad(_cure: Mapping[str, Any], patches: Patches) -> None:
     patches.on_undo(register_optimizer_step_post_hook(after).remove)
 
 
-def _train_mode(_cure: Mapping[str, Any], patches: Patches) -> None:
-    """Networks that are in evaluation mode while gradients are on are put into training mode for the pass."""
-    inside: list[nn.Module] = []
+def _mode(*, training: bool) -> Callable[[Mapping[str, Any], Patches], None]:
+    def cure_mode(_cure: Mapping[str, Any], patches: Patches) -> None:
+        """Networks are in training mode for passes with gradients, or in evaluation mode for those without."""
+        inside: list[nn.Module] = []
+        modes: list[tuple[nn.Module, bool]] = []
 
-    def before(module: nn.Module, _args: Any) -> None:
-        if torch.is_grad_enabled() and not module.training and not inside:
-            inside.append(module)
-            module.train()
+        def before(module: nn.Module, _args: Any) -> None:
+            if torch.is_grad_enabled() is training and module.training is not training and not inside:
+                inside.append(module)
+                modes.extend((part, part.training) for part in module.modules())
+                module.train(training)
 
-    def after(module: nn.Module, _args: Any, _output: Any) -> None:
-        if inside and inside[0] is module:
-            inside.clear()
-            module.eval()
+        def after(module: nn.Module, _args: Any, _output: Any) -> None:
+            if inside and inside[0] is module:
+                for part, mode in modes:
+                    part.training = mode
+                inside.clear()
+                modes.clear()
 
-    patches.on_undo(hooks.register_module_forward_pre_hook(before).remove)
-    patches.on_undo(hooks.register_module_forward_hook(after, always_call=True).remove)
+        patches.on_undo(hooks.register_module_forward_pre_hook(before).remove)
+        patches.on_undo(hooks.register_module_forward_hook(after, always_call=True).remove)
 
-
-def _eval_mode(_cure: Mapping[str, Any], patches: Patches) -> None:
-    """Networks that are in training mode while gradients are off are put into evaluation mode for the pass."""
-    inside: list[nn.Module] = []
-    before_it: list[tuple[nn.Module, bool]] = []
-
-    def before(module: nn.Module, _args: Any) -> None:
-        if not torch.is_grad_enabled() and module.training and not inside:
-            inside.append(module)
-            before_it.extend((part, part.training) for part in module.modules())
-            module.eval()
-
-    def after(module: nn.Module, _args: Any, _output: Any) -> None:
-        if inside and inside[0] is module:
-            for part, training in before_it:
-                part.training = training
-            inside.clear()
-            before_it.clear()
-
-    patches.on_undo(hooks.register_module_forward_pre_hook(before).remove)
-    patches.on_undo(hooks.register_module_forward_hook(after, always_call=True).remove)
+    return cure_mode
 
 
 def watch_answers(told: list[tuple[int, float]], step: Callable[[], int], patches: Patches) -> None:
@@ -288,8 +273,8 @@ def _drop_sigmoid(_cure: Mapping[str, Any], patches: Patches) -> None:
 CURES: dict[str, Callable[[Mapping[str, Any], Patches], None]] = {
     "zero_grad": _zero_grad,
     "keep_grad": _keep_grad,
-    "train_mode": _train_mode,
-    "eval_mode": _eval_mode,
+    "train_mode": _mode(training=True),
+    "eval_mode": _mode(training=False),
     "lr": _lr,
     "clip": _clip,
     "scale_loss": _scale_loss,

@@ -33,7 +33,7 @@ RULES = {
     "exploding-gradients": f"{_HERE}.rates:exploding_gradients",
     "vanishing-gradients": f"{_HERE}.rates:vanishing_gradients",
     "decay-on-norm-or-bias": f"{_HERE}.optimizer:decay_on_norm_or_bias",
-    "shared-weights-untied": f"{_HERE}.optimizer:shared_weights_untied",
+    "shared-weights-untied": f"{_HERE}.ties:shared_weights_untied",
     # the model (model.py: what meets the loss; activations.py; layers.py)
     "softmax-before-cross-entropy": f"{_HERE}.model:softmax_before_cross_entropy",
     "sigmoid-before-bce-with-logits": f"{_HERE}.model:sigmoid_before_bce_with_logits",
@@ -59,7 +59,7 @@ RULES = {
     "constant-input": f"{_HERE}.data:constant_input",
     "workers-share-seed": f"{_HERE}.data:workers_share_seed",
     "input-mutated": f"{_HERE}.data:input_mutated",
-    "wrong-axis-order": f"{_HERE}.data:wrong_axis_order",
+    "wrong-axis-order": f"{_HERE}.axes:wrong_axis_order",
     # memory and speed
     "batch-too-large": f"{_HERE}.memory:batch_too_large",
     "loader-starves-trainer": f"{_HERE}.memory:loader_starves_trainer",
