@@ -268,6 +268,7 @@ class Job:
         last = record.epoch + 1 == self.config.epochs
         if self.feed.held_out is not None and (last or (record.epoch + 1) % self.config.eval_every == 0):
             row["valid_loss"], row["valid_score"] = self._score(self.feed.held_out, record.epoch)
+        row["images_per_s"] = round(tally.n_samples / tally.epoch_s, 1)  # an epoch may be too short to log a step
         row |= {"seconds": tally.epoch_s, "t": tally.run_s + self.clock.run_s()}
         tally.loss_sum, tally.n_samples, tally.epoch_s = 0.0, 0, 0.0
         self.history.append(row)
