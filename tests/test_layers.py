@@ -12,7 +12,8 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "src" / "dimwise"
 
-# Two floors have a mezzanine: everybody on floor 0 raises errors, and the commands of floor 6 open the report.
+# Three floors have a mezzanine: everybody on floor 0 raises errors, the chain uses the planner, and the commands of
+# floor 6 open the report.
 FLOORS = {
     **dict.fromkeys(("errors", "lookup", "ort"), 0),
     **dict.fromkeys(("recipe", "seeds", "progress", "runs"), 0.5),
@@ -21,6 +22,7 @@ FLOORS = {
     "fold": 3,
     "doctor": 3,
     "ship": 4,
+    "plan": 4.5,
     **dict.fromkeys(("chain", "lab"), 5),
     "view": 6,
     "cli": 6.5,

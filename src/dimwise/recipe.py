@@ -137,7 +137,7 @@ def override(tree: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]
         key, equals, text = setting.partition("=")
         if not equals or not key.strip():
             raise RecipeError(f"--set {setting!r} has no '='", expected="key=value, as in train.lr=0.01")
-        value = _value(text)
+        value = toml_like(text)
         *folders, last = key.strip().split(".")
         node = result
         for folder in folders:
@@ -149,8 +149,13 @@ def override(tree: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]
     return result
 
 
-def _value(text: str) -> Any:
-    """What the text says in TOML when that is a number, a truth, a text or a list; else the text itself."""
+def toml_like(text: str) -> Any:
+    """What the text says in TOML when that is a number, a truth, a text or a list; else the text itself.
+
+    Example:
+        >>> toml_like("0.5"), toml_like("[1, 2]"), toml_like("adam")
+        (0.5, [1, 2], 'adam')
+    """
     try:
         tree = tomllib.loads(f"v = {text}")
     except tomllib.TOMLDecodeError:
@@ -204,12 +209,18 @@ def _write(value: Any, path: tuple[str, ...], lines: list[str], documented: bool
             if documented:
                 lines.append(f"# {field.name} =    (not set)")
             continue
-        lines.append(f"{field.name} = {_toml_value(item)}")
+        lines.append(f"{field.name} = {toml_value(item)}")
     for name, item in tables:
         _write(item, (*path, name), lines, documented)
 
 
-def _toml_value(value: Any) -> str:
+def toml_value(value: Any) -> str:
+    """A plain value as TOML writes it.
+
+    Example:
+        >>> toml_value(("a", 1)), toml_value(True)
+        ('["a", 1]', 'true')
+    """
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, (int, float)):
@@ -219,7 +230,7 @@ def _toml_value(value: Any) -> str:
         plain = "".join(c if c.isprintable() else f"\\U{ord(c):08x}" for c in escaped)
         return f'"{plain}"'
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(_toml_value(v) for v in value) + "]"
+        return "[" + ", ".join(toml_value(v) for v in value) + "]"
     raise TypeError(f"no TOML for {type(value).__name__}")
 
 

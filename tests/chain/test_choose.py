@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dimwise.chain.choose import choose
-from dimwise.chain.recipe import Budget
 from dimwise.measure import Latency, latency
+from dimwise.plan.budget import Budget
 
 
 @pytest.fixture(scope="module")

@@ -8,8 +8,8 @@ from typing import Any
 
 from dimwise import measure
 from dimwise.chain.candidates import ORIGINAL, Candidate
-from dimwise.chain.recipe import Budget
 from dimwise.errors import BudgetError, GateError
+from dimwise.plan.budget import Budget
 
 
 def choose(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import Field
 
@@ -18,23 +18,10 @@ from dimwise.fold.distill import DistillConfig
 from dimwise.fold.prune import PruneConfig
 from dimwise.fold.quantize import QuantizeConfig
 from dimwise.models.config import ModelConfig
+from dimwise.plan.budget import Budget
 from dimwise.recipe import config
 from dimwise.ship.config import ShipConfig
 from dimwise.train.config import TrainConfig
-
-
-@config
-class Budget:
-    """What the chosen candidate may cost, and what it must keep. Zero means no limit."""
-
-    drop: Annotated[float, Field(ge=0, le=1)] = 0.005
-    """Validation score a candidate may lose against the trained model, 0 to 1. Default: half a point."""
-    latency_ms: Annotated[float, Field(ge=0)] = 0.0
-    """Upper limit of the median latency at batch 1, in milliseconds. Default: none."""
-    size_bytes: Annotated[int, Field(ge=0)] = 0
-    """Upper limit of the artifact's model file, in bytes. Default: none."""
-    prefer: Literal["latency", "size"] = "latency"
-    """What to minimise among the candidates that meet the limits; the other breaks ties. Default: latency."""
 
 
 @config

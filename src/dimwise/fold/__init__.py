@@ -27,8 +27,12 @@ FOLDS = {
     "quantize": "dimwise.fold.quantize:quantize",
 }
 
+GRAPH_FOLDS = ("quantize",)
+"""The folds that take and return an exported graph; the others take and return a network."""
+
 __all__ = [
     "FOLDS",
+    "GRAPH_FOLDS",
     "DistillConfig",
     "Evidence",
     "FoldReport",

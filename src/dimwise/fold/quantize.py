@@ -74,6 +74,10 @@ class QuantizeConfig:
     """Names of nodes to leave in float32. Default: none."""
 
 
+WORDS: dict[str, dict[str, Any]] = {"int8": {}, "dynamic": {"mode": "dynamic"}, "weights": {"mode": "weights"}}
+"""What a bare word in a composition means, as in ``quantize(int8)``."""
+
+
 def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[Any, FoldReport]:
     """Quantize an exported graph to int8; the given graph is not changed.
 
