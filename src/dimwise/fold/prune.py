@@ -48,12 +48,10 @@ from dimwise.fold._cut import cut, disagreement, guilty
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._importance import Scores, l1, taylor
 from dimwise.fold._trace import trace
-from dimwise.fold.distill import KINDS, DistillConfig, teaching_step
+from dimwise.fold._tune import recover
 from dimwise.measure import profile
 from dimwise.recipe import config
 from dimwise.seeds import derive
-from dimwise.train.fit import fit
-from dimwise.train.loop import plain_step
 
 
 @config
@@ -295,18 +293,15 @@ def _alive(channels: Channels, groups: list[_Ranked], kept: list[int]) -> Alive:
 
 def fine_tune(small: nn.Module, original: nn.Module, config: PruneConfig, evidence: Evidence) -> nn.Module:
     """Train the smaller network as the original was, more shortly and gently, towards the original's outputs."""
-    settings = dataclasses.replace(
-        evidence.train,
+    return recover(
+        small,
+        original,
+        evidence,
+        fold="prune",
         epochs=config.epochs,
-        lr=evidence.train.lr * config.lr_frac,
-        seed=derive(evidence.seed, "prune", "tune"),
+        lr_frac=config.lr_frac,
+        teacher=config.teacher,
     )
-    kind = evidence.data.task
-    taught = config.teacher and kind in KINDS
-    step = teaching_step(deepcopy(original), DistillConfig(), kind) if taught else plain_step
-    return fit(
-        small, evidence.data, evidence.task, settings, step=step, augment=evidence.augment, progress=evidence.progress
-    ).model
 
 
 def _rows(channels: Channels, alive: Alive) -> list[dict[str, Any]]:

@@ -1,0 +1,45 @@
+"""What folds share that change a trained network and then win its score back: a short, gentle training."""
+
+from __future__ import annotations
+
+import dataclasses
+from copy import deepcopy
+
+from torch import nn
+
+from dimwise.fold._evidence import Evidence
+from dimwise.fold.distill import KINDS, DistillConfig, teaching_step
+from dimwise.seeds import derive
+from dimwise.train.fit import fit
+from dimwise.train.loop import plain_step
+
+
+def recover(
+    small: nn.Module, original: nn.Module, evidence: Evidence, *, fold: str, epochs: int, lr_frac: float, teacher: bool
+) -> nn.Module:
+    """Train ``small`` as the original was, more shortly and gently, towards the original's outputs.
+
+    Args:
+        small: the changed network; trained in place, on the device of the training.
+        original: the network it came from; not changed.
+        evidence: how the original was trained, and on what.
+        fold: name of the fold, so that each draws its own random numbers.
+        epochs: passes over the training split, ≥ 1.
+        lr_frac: learning rate as a fraction of the original training's, in (0, 1].
+        teacher: learn from the original's outputs as well as the labels, where the task has such a loss.
+
+    Returns:
+        The network with the weights that were kept.
+
+    Raises:
+        NonFiniteLoss: as in training.
+    """
+    settings = dataclasses.replace(
+        evidence.train, epochs=epochs, lr=evidence.train.lr * lr_frac, seed=derive(evidence.seed, fold, "tune")
+    )
+    kind = evidence.data.task
+    taught = teacher and kind in KINDS
+    step = teaching_step(deepcopy(original), DistillConfig(), kind) if taught else plain_step
+    return fit(
+        small, evidence.data, evidence.task, settings, step=step, augment=evidence.augment, progress=evidence.progress
+    ).model
