@@ -21,7 +21,15 @@ from dimwise.models.config import ModelConfig
 
 # input small enough for a quick test, large enough for the network
 SMALL = {name: (1, 28, 28) if name in ("guide_cnn", "lenet5", "fast_cnn") else (3, 16, 16) for name in MODELS}
-NARROW = {"resnet18": 0.125, "resnet50": 0.125, "resnet152": 0.125, "resnet56": 0.5, "mobilenetv2": 0.25}
+NARROW = {
+    "resnet18": 0.125,
+    "resnet50": 0.125,
+    "resnet152": 0.125,
+    "resnet56": 0.5,
+    "mobilenetv2": 0.25,
+    "vit": 0.25,
+    "deit_tiny": 0.25,
+}
 
 PUBLISHED = {
     "mlp": 784 * 128 + 128 + 128 * 10 + 10,
@@ -35,6 +43,8 @@ PUBLISHED = {
     "resnet50": 25_557_032,
     "resnet152": 60_192_808,
     "mobilenetv2": 3_504_872,
+    "vit": 192 * (3 * 16 + 1) + 192 * 66 + 6 * (12 * 192**2 + 13 * 192) + 2 * 192 + 193 * 10,
+    "deit_tiny": 5_717_416,
 }
 
 
@@ -54,7 +64,7 @@ def test_the_table_names_every_builder_of_the_folder_and_the_folder_every_name()
             if own and not name.startswith("_"):
                 found[name] = f"{module.__name__}:{name}"
     assert found == MODELS
-    assert len(MODELS) == 11
+    assert len(MODELS) == 13
     assert set(USUAL) == set(MODELS)
 
 

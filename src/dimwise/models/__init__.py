@@ -32,6 +32,8 @@ MODELS = {
     "resnet50": "dimwise.models.resnet:resnet50",
     "resnet152": "dimwise.models.resnet:resnet152",
     "mobilenetv2": "dimwise.models.mobilenetv2:mobilenetv2",
+    "vit": "dimwise.models.vit:vit",
+    "deit_tiny": "dimwise.models.vit:deit_tiny",
 }
 
 USUAL: dict[str, tuple[tuple[int, ...], int]] = {
@@ -46,6 +48,8 @@ USUAL: dict[str, tuple[tuple[int, ...], int]] = {
     "resnet50": ((3, 224, 224), 1000),
     "resnet152": ((3, 224, 224), 1000),
     "mobilenetv2": ((3, 224, 224), 1000),
+    "vit": ((3, 32, 32), 10),
+    "deit_tiny": ((3, 224, 224), 1000),
 }
 """Input shape and number of outputs that each network was published with: what its parameter count speaks of."""
 
