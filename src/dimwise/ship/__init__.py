@@ -25,15 +25,21 @@ if TYPE_CHECKING:
     from dimwise.ship.predictor import predict as predict
     from dimwise.ship.runtime import Runner as Runner
     from dimwise.ship.runtime import session as session
+    from dimwise.ship.runtimes import RUNTIMES as RUNTIMES
+    from dimwise.ship.runtimes import Served as Served
+    from dimwise.ship.runtimes import open_runtime as open_runtime
 
 EXPORTS = {
     "Artifact": "dimwise.ship.manifest",
     "Manifest": "dimwise.ship.manifest",
     "Parity": "dimwise.ship.parity_gate",
+    "RUNTIMES": "dimwise.ship.runtimes",
     "Runner": "dimwise.ship.runtime",
+    "Served": "dimwise.ship.runtimes",
     "ShipConfig": "dimwise.ship.config",
     "gate": "dimwise.ship.parity_gate",
     "graph": "dimwise.ship.onnx_graph",
+    "open_runtime": "dimwise.ship.runtimes",
     "parity": "dimwise.ship.parity_gate",
     "predict": "dimwise.ship.predictor",
     "read": "dimwise.ship.manifest",

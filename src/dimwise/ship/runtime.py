@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class Runner:
 
     __slots__ = ("_input", "_output", "_session", "input_dtype", "input_shape", "output_shape", "threads")
 
+    runtime: ClassVar[str] = "onnxruntime"
     input_dtype: str
     """NumPy name, such as ``uint8``."""
     input_shape: tuple[int | None, ...]
@@ -53,6 +54,10 @@ class Runner:
         except Exception as error:  # noqa: BLE001  (onnxruntime's errors have no common base but Exception)
             raise self._explain(inputs, error) from None
 
+    def close(self) -> None:
+        """Free the session."""
+        self._session = None
+
     def _explain(self, inputs: Any, error: Exception) -> ArtifactError:
         expected = f"{self.input_dtype} of shape {_shape(self.input_shape)}"
         if not isinstance(inputs, np.ndarray):
@@ -84,12 +89,12 @@ def session(model: str | Path | bytes, *, threads: int = 1) -> Runner:
     import onnxruntime as ort
 
     source = "the model" if isinstance(model, bytes) else f"'{model}'"
-    content = model if isinstance(model, bytes) else _content(Path(model))
-    refuse_external(content, source)
+    whole = model if isinstance(model, bytes) else content(Path(model))
+    refuse_external(whole, source)
     options = session_options(threads=threads)
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     try:
-        made = ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        made = ort.InferenceSession(whole, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001  (as above)
         raise ArtifactError(
             f"{source} cannot be loaded by onnxruntime {ort.__version__}: {_first_line(error)}",
@@ -115,7 +120,12 @@ def run_once(path: str, threads: str) -> Runner:
     return runner
 
 
-def _content(path: Path) -> bytes:
+def content(path: Path) -> bytes:
+    """The bytes of an ONNX file.
+
+    Raises:
+        ArtifactError: when it cannot be read.
+    """
     try:
         return path.read_bytes()
     except OSError as error:

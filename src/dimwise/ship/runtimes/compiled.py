@@ -1,0 +1,82 @@
+"""PyTorch compiled: ``torch.compile`` with inductor, which writes C++ and needs a compiler for it.
+
+Compiling takes seconds and happens at the first call. Numbers of threads are written into the code.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dimwise.errors import ModelError
+from dimwise.ship.runtimes.pytorch import answer, evaluated_copy
+
+
+class Compiled:
+    """A copy of a network, compiled for one batch size. Made by :func:`open_network`."""
+
+    runtime: ClassVar[str] = "pytorch-compiled"
+
+    def __init__(self, network: nn.Module, threads: int, batch: int) -> None:
+        self.threads = threads
+        self._batch = batch
+        self._eager: nn.Module | None = evaluated_copy(network)
+        self._called = False
+        with _without_warnings():
+            self._compiled: Callable[[Tensor], Any] | None = torch.compile(self._eager, dynamic=False)
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """Raw scores of a batch; of another size than the compiled one, from the same network uncompiled.
+
+        Raises:
+            ModelError: when the network cannot be compiled, or cannot take the inputs.
+        """
+        if len(inputs) != self._batch:
+            return answer(self._eager, inputs, self.threads, self.runtime)
+        if self._called:
+            return answer(self._compiled, inputs, self.threads, self.runtime)
+        with _without_warnings():
+            scores = answer(self._compiled, inputs, self.threads, self.runtime)
+        self._called = True
+        return scores
+
+    def close(self) -> None:
+        """Forget the code and the copy."""
+        self._compiled = self._eager = None
+
+
+def open_network(network: nn.Module, *, threads: int, batch: int) -> Compiled:
+    """Compile when first called; other sizes than ``batch`` are run uncompiled rather than compiled for seconds more.
+
+    Raises:
+        ModelError: without a C++ compiler.
+    """
+    _require_compiler()
+    return Compiled(network, threads, batch)
+
+
+def _require_compiler() -> None:
+    with _without_warnings():
+        from torch._inductor.cpp_builder import get_cpp_compiler
+    try:
+        get_cpp_compiler()
+    except Exception as error:
+        raise ModelError(
+            "pytorch-compiled needs a C++ compiler, and none was found",
+            expected="g++, or another one named by the environment variable CXX",
+            next_step="Install one (Debian, Ubuntu: apt install g++), or measure on pytorch.",
+        ) from error
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """The compiler's warnings are about PyTorch's own code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

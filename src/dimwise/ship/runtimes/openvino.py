@@ -1,0 +1,127 @@
+"""OpenVINO on the CPU (extra ``openvino``): float and QDQ int8 graphs, in float32 where the graph says float.
+
+The latency hint, the number of threads and the precision are set, so that what is measured is what was asked: left
+alone, OpenVINO takes all cores, and bf16 where the CPU has it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+
+from dimwise.errors import ArtifactError, MissingExtra
+from dimwise.ship.selfcontained import refuse_external
+
+
+class Request:
+    """A graph compiled for one batch size, and for all others once one of them comes. Made by :func:`open_graph`."""
+
+    runtime: ClassVar[str] = "openvino"
+
+    def __init__(self, model: Any, threads: int, batch: int) -> None:
+        source = model.inputs[0]
+        self.threads = threads
+        self.input_dtype = np.dtype(source.element_type.to_dtype()).name
+        self.input_shape = tuple(d.get_length() if d.is_static else None for d in source.partial_shape)
+        self._model, self._batch = model, batch
+        self._specialised = _compile(_for_batch(model, batch), threads)
+        self._any: Any = None
+
+    def run(self, inputs: np.ndarray) -> np.ndarray:
+        """Raw scores of a batch, see :class:`dimwise.ship.runtimes.Served`.
+
+        Raises:
+            ArtifactError: for another shape or dtype.
+        """
+        shape: tuple[int, ...] = getattr(inputs, "shape", ())
+        fits = len(shape) == len(self.input_shape) and all(
+            n is None or n == m for n, m in zip(self.input_shape, shape, strict=True)
+        )
+        if not fits or str(inputs.dtype) != self.input_dtype or not shape[0]:
+            expected = ", ".join("N" if n is None else str(n) for n in self.input_shape)
+            raise ArtifactError(
+                f"the model was given {getattr(inputs, 'dtype', type(inputs).__name__)} of shape {tuple(shape)}",
+                expected=f"{self.input_dtype} of shape ({expected}) with at least one row",
+            )
+        # What is shared is overwritten by the next call: the scores are copied.
+        request = self._request_for(shape[0])
+        return np.array(request.infer([np.ascontiguousarray(inputs)], share_inputs=True, share_outputs=True)[0])
+
+    def close(self) -> None:
+        """Free the compiled graphs."""
+        self._specialised = self._any = self._model = None
+
+    def _request_for(self, n: int) -> Any:
+        if self._model is None:
+            raise ArtifactError("this graph on openvino was closed", next_step="Open it again.")
+        if n == self._batch:
+            return self._specialised
+        if self._any is None:
+            self._any = _compile(self._model, self.threads)
+        return self._any
+
+
+def open_graph(content: bytes, *, threads: int, batch: int) -> Request:
+    """Compile an ONNX graph from memory.
+
+    Args:
+        content: serialized ModelProto, with all weights inside.
+        threads: threads of one inference.
+        batch: the size it is specialised to.
+
+    Raises:
+        MissingExtra: without OpenVINO.
+        ArtifactError: for what is no ONNX model, or holds what OpenVINO does not know.
+    """
+    try:
+        import openvino  # type: ignore[import-untyped]
+    except ImportError:
+        raise MissingExtra("openvino", why="the runtime openvino", extra="openvino") from None
+    refuse_external(content, "the model")
+    try:
+        model = openvino.Core().read_model(model=content)
+        n_inputs, n_outputs = len(model.inputs), len(model.outputs)
+        if (n_inputs, n_outputs) != (1, 1):
+            raise ArtifactError(
+                f"the model has {n_inputs} inputs and {n_outputs} outputs", expected="one of each, as to_onnx writes"
+            )
+        return Request(model, threads, batch)
+    except RuntimeError as error:  # the only kind it raises
+        raise ArtifactError(
+            f"the model cannot be loaded by OpenVINO {openvino.__version__.partition('-')[0]}: {_reason(error)}",
+            next_step="Serve it with onnxruntime, or leave out what OpenVINO does not know.",
+        ) from None
+
+
+def _for_batch(model: Any, batch: int) -> Any:
+    """A copy whose shapes are all known; a graph with a size of its own is left as it is."""
+    import openvino  # type: ignore[import-untyped]
+
+    shape = model.inputs[0].partial_shape
+    if not len(shape) or shape[0].is_static:
+        return model
+    fixed = model.clone()
+    fixed.reshape({0: openvino.PartialShape([batch, *list(shape)[1:]])})
+    return fixed
+
+
+def _compile(model: Any, threads: int) -> Any:
+    import openvino  # type: ignore[import-untyped]
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_NUM_THREADS": threads,
+        "INFERENCE_PRECISION_HINT": "f32",
+        # Pinned threads of several graphs in one process wait for the same core.
+        "ENABLE_CPU_PINNING": False,
+    }
+    return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+
+
+def _reason(error: Exception) -> str:
+    """The line that says what is wrong: an item of the list of what it does not know, or what follows its own files."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    items = [line.removeprefix("-- ") for line in lines if line.startswith("-- ")]
+    told = [line for line in lines if not line.startswith(("Exception from", "Check '"))]
+    return (items or told or lines or [type(error).__name__])[0][:200]
