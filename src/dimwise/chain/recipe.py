@@ -15,6 +15,7 @@ from dimwise.data.config import DataConfig
 from dimwise.errors import RecipeError, nearest
 from dimwise.fold import FOLDS
 from dimwise.fold.distill import DistillConfig
+from dimwise.fold.fuse import FuseConfig
 from dimwise.fold.prune import PruneConfig
 from dimwise.fold.quantize import QuantizeConfig
 from dimwise.models.config import ModelConfig
@@ -33,6 +34,7 @@ class FoldPlan:
     Default: each alone, and int8 on top of the smaller networks, which is usually the smallest of all."""
     distill: DistillConfig = DistillConfig()
     prune: PruneConfig = PruneConfig()
+    fuse: FuseConfig = FuseConfig()
     quantize: QuantizeConfig = QuantizeConfig()
 
     def __post_init__(self) -> None:

@@ -17,12 +17,14 @@ from dimwise.fold._gather import evidence
 # A verb has the name of its module. Importing a module sets its name in this package to the module, but only the
 # first time: loaded here and then rebound, ``fold.prune`` is the function whatever is imported later.
 from dimwise.fold.distill import DistillConfig, distill, student
+from dimwise.fold.fuse import FuseConfig, fuse
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.lookup import resolve
 
 FOLDS = {
     "distill": "dimwise.fold.distill:distill",
+    "fuse": "dimwise.fold.fuse:fuse",
     "prune": "dimwise.fold.prune:prune",
     "quantize": "dimwise.fold.quantize:quantize",
 }
@@ -36,10 +38,12 @@ __all__ = [
     "DistillConfig",
     "Evidence",
     "FoldReport",
+    "FuseConfig",
     "PruneConfig",
     "QuantizeConfig",
     "distill",
     "evidence",
+    "fuse",
     "get",
     "prune",
     "quantize",

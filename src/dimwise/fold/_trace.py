@@ -38,7 +38,7 @@ def trace(model: nn.Module, example: Tensor) -> Channels:
         >>> found.macs(found.all_alive())  # 2 · 2 positions · 8 · 3 · 3 · 3 + 32 · 2
         928.0
     """
-    program = _export(deepcopy(model).eval(), example)
+    program = exported(deepcopy(model).eval(), example)
     specs = program.graph_signature.input_specs
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
     flow = Flow(RULES, model, n_inputs=len(example))
@@ -54,8 +54,14 @@ def trace(model: nn.Module, example: Tensor) -> Channels:
     return flow.channels()
 
 
-def _export(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """The plain trace first; where Python gets in its way (NumPy, ``.item()``), the one that reads bytecode."""
+def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
+    """The graph of ``model`` in ATen operators, as ``torch.export`` gives it.
+
+    The plain trace first; where Python gets in its way (NumPy, ``.item()``), the one that reads bytecode.
+
+    Raises:
+        ModelError: when neither succeeds.
+    """
     problems = []
     with _quiet(), torch.no_grad():
         for strict in (False, True):
