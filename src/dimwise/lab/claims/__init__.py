@@ -1,0 +1,27 @@
+"""Claims: published numbers, each measured by one script here, with a verdict that code decides.
+
+``python -m dimwise.lab.claims`` lists them, ``python -m dimwise.lab.claims N3`` measures one and writes its record. A
+script says what was published (``CLAIM``), measures (``measure``) and decides (``decide``); see :mod:`._frame`. Adding
+one: its file, its line here.
+"""
+
+from __future__ import annotations
+
+from dimwise.lab.claims._frame import Claim, Record, Setup, Verdict, at_least, kept, mean_interval, prove
+
+__all__ = [
+    "CLAIMS",
+    "Claim",
+    "Record",
+    "Setup",
+    "Verdict",
+    "at_least",
+    "kept",
+    "mean_interval",
+    "prove",
+]
+
+CLAIMS: dict[str, str] = {
+    "N3": "dimwise.lab.claims.distillation_keeps",
+}
+"""Number of the claim -> module that measures it."""
