@@ -200,7 +200,7 @@ def test_another_librarys_exception_in_a_fold_costs_its_candidates_and_not_the_r
         calls.append("prune")
         raise LookupError("no such\nthing")
 
-    monkeypatch.setattr("dimwise.chain.candidates._fold_float", broken)
+    monkeypatch.setattr("dimwise.plan.apply._fold_network", broken)
     settings = ["model.name=mlp", "train.epochs=1", "fold.candidates=['prune', 'prune+quantize', 'quantize']"]
     settings += ["ship.parity_max_score_drop=1.0", "budget.drop=1.0", "budget.size_bytes=0"]
     told = chain.run(chain.load("digits", settings), runs_dir=tmp_path).as_dict()

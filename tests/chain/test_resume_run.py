@@ -34,7 +34,7 @@ SETTINGS = [
 # Where a run is killed: the name that is replaced, and the call of it that does not come back.
 PLACES = {
     "train": ("dimwise.train.job", "Job._end_epoch", 3),
-    "fold": ("dimwise.chain.candidates", "_fold_float", 2),
+    "fold": ("dimwise.plan.apply", "_fold_network", 2),
     "measure": ("dimwise.chain.job", "trained_stage", 1),
     "ship": ("dimwise.ship", "gate", 1),
 }

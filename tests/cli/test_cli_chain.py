@@ -193,7 +193,7 @@ def test_ctrl_c_while_folding_names_the_command_that_does_the_rest(monkeypatch: 
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("dimwise.chain.candidates._fold_float", stop)
+        patch.setattr("dimwise.plan.apply._fold_network", stop)
         stopped = dimwise("run", "digits", *words, "--runs-dir", "my runs")
         (run,) = Path("my runs").iterdir()
         rest = f"Continue with: dimwise run --resume {run.name[-4:]} --runs-dir 'my runs'\n"

@@ -10,10 +10,11 @@ from typing import Any
 from torch import Tensor
 
 from dimwise import measure
-from dimwise.chain.candidates import Candidate, sizes_within
+from dimwise.chain.candidates import sizes_within
 from dimwise.chain.recipe import Recipe
 from dimwise.data.sets import Data
 from dimwise.errors import DimwiseError
+from dimwise.plan.on_target import Candidate
 from dimwise.recipe import as_dict
 from dimwise.ship import Parity
 from dimwise.tasks import Task

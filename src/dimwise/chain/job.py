@@ -12,13 +12,17 @@ from torch import nn
 
 from dimwise import measure, ship
 from dimwise.chain import candidates as folding
-from dimwise.chain import checked, choose, facts, pictures, rates
-from dimwise.chain.candidates import Candidate, Skipped, sizes_within
+from dimwise.chain import checked, facts, pictures, rates
+from dimwise.chain.candidates import sizes_within
 from dimwise.chain.recipe import Recipe
 from dimwise.chain.start import Clock, begin, build, read, recorded, reopen, whole
 from dimwise.data import load as load_data
 from dimwise.data.sets import Data
 from dimwise.errors import DimwiseError, GateError, ModelError, RunError
+from dimwise.plan import choose
+from dimwise.plan.apply import Skipped
+from dimwise.plan.budget import Target
+from dimwise.plan.on_target import TRAINED, Candidate, latencies, measure_memory, outputs_of
 from dimwise.progress import SILENT, Progress
 from dimwise.runs import folder
 from dimwise.runs.atomic import write_json
@@ -116,12 +120,14 @@ def _run(
             fitted, checks = checked.fit(network, data, task, recipe, run_dir=run_dir, progress=progress, resume=resume)
             fitted = whole(fitted, run_dir) if resume else fitted
             fitted.model.cpu()  # what follows is measured where it will be served
+            subject, target = folding.subject_of(fitted.model, recipe, model), Target(threads=recipe.ship.threads)
         with clock("rates"):
             checks = rates.tried(recipe, data, task, fitted, checks, model=model, run_dir=run_dir, progress=progress)
         with clock("fold"), progress.stage("fold", len(recipe.fold.candidates) + 1) as bar:
             found: list[Candidate] = []
             skipped: dict[str, str] = {}
-            for made in folding.make(fitted.model, recipe, data, task, model, progress):
+            evidence = folding.evidence_of(recipe, data, task, progress)
+            for made in folding.make(subject, evidence, recipe, data, task, target):
                 bar.update(len(found) + len(skipped) + 1, made.name)
                 if isinstance(made, Skipped):
                     skipped[made.name] = made.reason
@@ -129,8 +135,8 @@ def _run(
                 else:
                     found.append(made)
         with clock("measure"), progress.stage("measure"):
-            latency = folding.latencies(found, fitted.model, recipe, data)
-            folding.measure_memory(found, recipe)
+            latency = latencies(found, data, target, fitted.model)[TRAINED]
+            measure_memory(found, target)
             trained = trained_stage(fitted, latency, recipe, data, task)
             chosen: Candidate | None = None
             reasons: dict[str, str] = {}
@@ -140,12 +146,12 @@ def _run(
         with clock("ship"), progress.stage("ship"):
             artifact, parity, unequal = deliver(chosen, recipe, data, task, run_dir) if chosen else (None, None, None)
             failure = unequal or failure
-            outputs = {c.name: folding.outputs_of(c.runner, data.test) for c in found}
+            outputs = {c.name: outputs_of(c.runner, data.test) for c in found}
             stages = [trained, *(facts.stage(c, outputs[c.name], data, task, recipe, reasons) for c in found)]
         with clock("pictures"):
             shown = outputs[chosen.name] if chosen else predict_outputs(fitted.model, data.test.inputs, data.normalise)
             pictures.save(run_dir, fitted.model, shown, data)
-        kept = chosen.name if chosen else folding.TRAINED
+        kept = chosen.name if chosen else TRAINED
         told = facts.contract(run_dir, data, task, stages, kept, artifact, parity, clock.seconds)
         told |= facts.details(recipe, data, fitted, found, reasons, skipped, told, failure) | checks
         write_json(run_dir / "result.json", told)
@@ -182,7 +188,7 @@ def trained_stage(fitted: Fitted, latency: measure.Latency, recipe: Recipe, data
         torch.set_num_threads(threads)
     valid_score = evaluate(model, data.valid, data.normalise, task)[1]
     return {
-        "name": "trained",
+        "name": TRAINED,
         "score": evaluate(model, data.test, data.normalise, task)[1],
         "size_bytes": measure.state_size_bytes(model),
         "latency_ms": latency.p50_ms,
@@ -220,10 +226,10 @@ def deliver(
     chosen: Candidate, recipe: Recipe, data: Data, task: Task, run_dir: Path
 ) -> tuple[Path, Parity, GateError | None]:
     """Write the artifact of the chosen candidate and prove, on the runtime and the test split, what it computes."""
-    target = run_dir / "artifacts" / chosen.name
+    place = run_dir / "artifacts" / chosen.name
     artifact = ship.save(
         chosen.proto,
-        target,
+        place,
         labels=data.labels,
         reading=data.reading,
         task=data.task,
@@ -231,6 +237,7 @@ def deliver(
         preprocessing=describe_preprocessing(data.normalise),
         source={"recipe": recipe.name, "run": run_dir.name, "stage": chosen.name},
     )
+    assert chosen.model is not None  # the chain's candidates are made from its network
     parity = ship.parity(
         ship.torch_reference(chosen.model, data.normalise),
         ship.session(artifact.model_path, threads=recipe.ship.threads),
@@ -243,5 +250,5 @@ def deliver(
     try:
         ship.gate(artifact, parity)
     except GateError as failure:
-        return target, parity, failure
-    return target, parity, None
+        return place, parity, failure
+    return place, parity, None

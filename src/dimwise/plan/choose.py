@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dimwise import measure
-from dimwise.chain.candidates import ORIGINAL, Candidate
 from dimwise.errors import BudgetError, GateError
+from dimwise.plan.apply import ORIGINAL
 from dimwise.plan.budget import Budget
+from dimwise.plan.on_target import Candidate
 
 
 def choose(

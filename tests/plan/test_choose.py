@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dimwise.chain.choose import choose
 from dimwise.measure import Latency, latency
 from dimwise.plan.budget import Budget
+from dimwise.plan.choose import choose
 
 
 @pytest.fixture(scope="module")
