@@ -120,10 +120,12 @@ class Channels:
     @cached_property
     def _table(self) -> _Table:
         """All axes end to end, so that counting the living takes one call instead of one per axis."""
-        index = {(axis.tensor, axis.dim): i for i, axis in enumerate(self.axes)}
+        index: dict[str, list[int]] = {}
+        for i, axis in enumerate(self.axes):
+            index.setdefault(axis.tensor, []).append(i)
         sizes = [len(axis.labels) for axis in self.axes]
         none = len(self.axes)  # an axis of one position that never leaves, for weights with fewer than two axes
-        pairs = [[index.get((p.tensor, dim), none) for dim in (0, 1)] for p in self.products]
+        pairs = [[*index.get(p.tensor, []), none, none][:2] for p in self.products]
         full = [np.prod([sizes[i] for i in pair if i != none]) for pair in pairs]
         first, second = np.array(pairs, dtype=np.int64).reshape(-1, 2).T
         return _Table(

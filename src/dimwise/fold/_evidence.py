@@ -41,6 +41,9 @@ class Evidence:
     """What happened to training batches: folds that train treat theirs alike."""
     seed: int = 0
     progress: Progress = field(default=SILENT)
+    latency: Callable[[Any], float] | None = None
+    """Milliseconds of one input on the runtime that will serve, for folds that aim at a latency; None: each fold's own
+    clock."""
 
 
 @dataclass(frozen=True)

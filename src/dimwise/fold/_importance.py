@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from operator import attrgetter
 
@@ -25,13 +25,50 @@ def l1(model: nn.Module, channels: Channels) -> Scores:
 
     Source: Li et al. 2017, section 3.1. Deviation: relative to the layer's mean, so that layers compare.
     """
+    return _filters(model, channels, lambda rows: rows.abs().sum(1))
+
+
+def l2(model: nn.Module, channels: Channels) -> Scores:
+    """As :func:`l1`, with the Euclidean norm ‖W_m[c]‖₂: large single weights count for more.
+
+    Source: Li et al. 2017, section 4.1, compares both.
+    """
+    return _filters(model, channels, lambda rows: rows.norm(dim=1))
+
+
+def _filters(model: nn.Module, channels: Channels, size: Callable[[Tensor], Tensor]) -> Scores:
     total, members = np.zeros(channels.n_classes), np.zeros(channels.n_classes)
     for axis in channels.axes:
         if axis.role == "makes":
-            size = attrgetter(axis.tensor)(model).detach().abs().movedim(axis.dim, 0).flatten(1).sum(1)  # (channels,)
-            _add(total, axis.labels, size / size.mean().clamp_min(1e-30))
-            _add(members, axis.labels, torch.ones_like(size))
+            sizes = size(attrgetter(axis.tensor)(model).detach().movedim(axis.dim, 0).flatten(1))  # (channels,)
+            _add(total, axis.labels, sizes / sizes.mean().clamp_min(1e-30))
+            _add(members, axis.labels, torch.ones_like(sizes))
     return total / members.clip(1)
+
+
+def batch_norm_scale(model: nn.Module, channels: Channels) -> tuple[Scores, set[str]]:
+    """I(c) = mean |γ| of the BatchNorms that scale c, relative to the mean of all |γ| of the network.
+
+    Channels that no BatchNorm scales have their :func:`l1` instead, whose average is 1 as well.
+
+    Returns:
+        ((n_classes,) no unit, names of the groups that had to be judged by l1).
+
+    Source: Liu et al. 2017, arXiv:1708.06519. Deviation: nothing is trained towards small γ here.
+    """
+    total, members = np.zeros(channels.n_classes), np.zeros(channels.n_classes)
+    for axis in channels.axes:
+        owner, _, name = axis.tensor.rpartition(".")
+        if name == "weight" and isinstance(model.get_submodule(owner), nn.modules.batchnorm._BatchNorm):
+            gamma = attrgetter(axis.tensor)(model).detach().abs()
+            _add(total, axis.labels, gamma)
+            _add(members, axis.labels, torch.ones_like(gamma))
+    found = members > 0
+    scores = l1(model, channels)
+    if found.any():
+        scale = total[found].sum() / members[found].sum()
+        scores[found] = total[found] / members[found] / max(scale, 1e-30)
+    return scores, {g.name for g in channels.groups if not found[g.classes].all()}
 
 
 def taylor(model: nn.Module, channels: Channels, batches: Iterable[tuple[Tensor, Tensor]], task: Task) -> Scores:

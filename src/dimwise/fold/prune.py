@@ -4,15 +4,20 @@ Idea: a network has more filters than its task needs. Rank them, remove the leas
 original network as the teacher. What remains is an ordinary, smaller network.
 
 Mathematics: channel c is all that has to leave for it: filters W[c], their norms and biases, and the kernel slices
-W'[:, c] that read it; residual additions tie the channels of several layers into one. Importance ``l1``: mean over
-its filters of ‖W[c]‖₁ relative to its layer's mean. Importance ``taylor``: |Σ w · ∂L/∂w| over the slices that read c,
-mean over batches; Σ w · ∂L/∂w = Σ a · ∂L/∂a, the first-order change of the loss when activation a of c becomes zero.
-Allocation ``uniform`` keeps the same share of each group of tied layers, ``global`` keeps the most important channels
-wherever they are. MACs fall with about the square of the share.
+W'[:, c] that read it; residual additions tie the channels of several layers into one. Importance ``l1``, ``l2``: mean
+over its filters of ‖W[c]‖ relative to its layer's mean; ``bn``: |γ| of the BatchNorm that scales c. ``taylor``:
+|Σ w · ∂L/∂w| over the slices that read c, mean over batches; Σ w · ∂L/∂w = Σ a · ∂L/∂a, the first-order change of the
+loss when activation a of c becomes zero. Allocation ``uniform`` keeps the same share of each group of tied layers,
+``global`` the most important channels wherever they are; ``sensitivity`` takes a group's loss as s u² / 2 for a share
+u, with s from the validation score without half of it, and makes the marginal losses s u equal; ``latency`` removes
+what has the least importance for each millisecond saved, from a table measured group by group. MACs fall with about the
+square of the share. A target in ms is met by bisection on the MACs, each time measuring the real cut network. Sparse
+training first adds λ Σ_c 2^(4 (max − ‖W[c]‖₂)/(max − min)) ‖W[c]‖₂, with λ growing, so that weak channels empty.
 
 Use when: latency or size must fall on any runtime, and convolutions or dense layers dominate. Before quantizing.
 
-Cost: a trace (1 to 3 s), ``batches`` gradients for ``taylor``, then ``epochs`` of fine-tuning. Half the MACs often
+Cost: a trace (1 to 3 s), ``batches`` gradients for ``taylor``, a validation score for each group for ``sensitivity``,
+two timings for each for ``latency``, eight for a target in ms; then ``epochs`` of fine-tuning. Half the MACs often
 cost less than half a point; below a quarter, distil a narrow network instead.
 
 Pitfalls: MACs are not milliseconds: measure. Narrow layers need multiples of 8 (``round_to``) to fill vector registers.
@@ -20,8 +25,8 @@ Without fine-tuning scores collapse. Statistics over channels (LayerNorm, GroupN
 Attention and LSTMs stay whole for now. A forward pass with channel counts written into its code is found out by
 running the smaller network against the silenced original; its layers are left alone.
 
-Source: Li et al. 2017, arXiv:1608.08710 (L1); Molchanov et al. 2019, arXiv:1906.10771 (first-order Taylor); Fang et
-al. 2023, arXiv:2301.12900 (dependency graph over whole groups). Deviation: dependencies are found by union-find on
+Source: Li et al. 2017, arXiv:1608.08710 (L1, L2); Liu et al. 2017, arXiv:1708.06519 (γ); Molchanov et al. 2019, arXiv:1906.10771 (first-order Taylor); Fang et
+al. 2023, arXiv:2301.12900 (dependency graph over whole groups, group-sparse training). Deviation: dependencies are found by union-find on
 single channels of the exported graph, not by rules per module; Taylor is read where channels are read, so that norms
 and residuals count once.
 
@@ -30,11 +35,11 @@ Evidence: tests/fold/test_prune.py (pruned equals silenced for every model of th
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import time
 from collections.abc import Callable, Iterable
 from copy import deepcopy
+from operator import attrgetter
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -43,13 +48,16 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dimwise.errors import DataError, ModelError, UserError
-from dimwise.fold._channels import Alive, Channels, Group, Labels, stays
+from dimwise.fold._allocate import Order, allocate, counting_params, legal, smallest
+from dimwise.fold._channels import Alive, Channels
 from dimwise.fold._cut import cut, disagreement, guilty
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._importance import Scores, l1, taylor
+from dimwise.fold._importance import Scores, batch_norm_scale, l1, l2, taylor
+from dimwise.fold._sparse import sparse_training
+from dimwise.fold._speed import LatencyOf, by_latency, by_sensitivity, eager_latency, limit_ms, one, sized, to_latency
 from dimwise.fold._trace import trace
 from dimwise.fold._tune import recover
-from dimwise.measure import profile
+from dimwise.measure import n_params, profile
 from dimwise.recipe import config
 from dimwise.seeds import derive
 
@@ -59,18 +67,37 @@ class PruneConfig:
     """How channels are removed."""
 
     macs: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Largest fraction of the multiply-accumulates to keep. Default: half, which rarely costs half a point."""
-    importance: Literal["l1", "taylor"] = "taylor"
-    """l1: size of the filters; taylor: what the loss would change by. Default: taylor, which sees the data."""
-    allocation: Literal["uniform", "global"] = "uniform"
-    """uniform: the same share of each layer; global: the best channels of the whole network. Default: uniform,
-    which spares no layer and starves none."""
+    """Largest fraction of the multiply-accumulates to keep. Default: half, which rarely costs half a point. Not looked
+    at when one of the next three is set."""
+    params: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Largest fraction of the parameters to keep. Default: 1, no limit."""
+    latency_ms: Annotated[float, Field(ge=0)] = 0.0
+    """Longest time of one input in milliseconds, measured on the cut networks. Default: 0, no limit."""
+    latency: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Longest time as a fraction of the original's, measured likewise. Default: 1, no limit."""
+    importance: Literal["l1", "l2", "taylor", "bn"] = "taylor"
+    """l1, l2: size of the filters; bn: scale of the BatchNorm behind them; taylor: what the loss would change by.
+    Default: taylor, which sees the data."""
+    allocation: Literal["uniform", "global", "sensitivity", "latency"] = "uniform"
+    """uniform: the same share of each layer; global: the best channels of the whole network; sensitivity: layers
+    whose loss hurts the validation score less lose more; latency: those with the least importance for each
+    millisecond saved leave first. Default: uniform, which spares no layer and starves none."""
+    sensitivity_cut: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """For sensitivity: the share that each group loses alone. Default: half, about what most will lose."""
+    rounds: Annotated[int, Field(ge=1, le=20)] = 1
+    """Cuts, each followed by its part of the fine-tuning; every one takes the same fraction. Default: all at once; 3
+    for a cut below a third."""
     round_to: Annotated[int, Field(ge=1, le=256)] = 8
     """Kept channels are a multiple of this. Default: 8, one vector register; 4 is finer in thin networks."""
     min_channels: Annotated[int, Field(ge=1)] = 8
     """Fewest channels a pruned layer may keep. Default: 8, as above."""
     batches: Annotated[int, Field(ge=1)] = 16
     """For taylor: training batches of 64 whose gradients are taken. Default: rankings settle at about 1000 inputs."""
+    sparse_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs of training before the first cut with a penalty on whole channels. Default: none; for l1, l2 and bn."""
+    sparse_weight: Annotated[float, Field(gt=0)] = 1e-3
+    """Weight of that penalty at its end, in loss per unit of filter norm. Default: small beside a cross-entropy of a
+    few tenths; ten times as much for networks with very few channels."""
     epochs: Annotated[int, Field(ge=0)] = 5
     """Epochs of fine-tuning; 0 returns the network as cut. Default: short, since most of the score returns at once."""
     lr_frac: Annotated[float, Field(gt=0, le=1)] = 0.5
@@ -84,15 +111,22 @@ Tune = Callable[[nn.Module, nn.Module, PruneConfig, Evidence], nn.Module]
 
 
 def prune(
-    model: nn.Module, config: PruneConfig, evidence: Evidence, *, tune: Tune | None = None
+    model: nn.Module,
+    config: PruneConfig,
+    evidence: Evidence,
+    *,
+    tune: Tune | None = None,
+    latency_of: LatencyOf | None = None,
 ) -> tuple[nn.Module, FoldReport]:
-    """Remove the least important channels until ``config.macs`` of the MACs are left, and fine-tune.
+    """Remove the least important channels until the target is met, and fine-tune.
 
     Args:
         model: any module with one input that can be traced; it is not changed.
         config: how much, by which measure, what to do afterwards.
         evidence: training data for gradients and fine-tuning, an example for the trace, score and cost for the report.
         tune: what trains the smaller network; default :func:`fine_tune`.
+        latency_of: network -> ms, for targets and allocations by latency; default: that of the evidence, or one input
+            in eager PyTorch, timed in turns with the original.
 
     Returns:
         (a new, smaller module in evaluation mode, the report).
@@ -114,17 +148,53 @@ def prune(
     original = deepcopy(model).eval()
     device = next((p.device for p in original.parameters()), torch.device("cpu"))
     x = _two(evidence.example, evidence.seed).to(device)
-    channels, alive = plan(original, config, evidence, x)
-    small = cut(original, channels, alive)
-    if config.epochs and not alive.all():
-        small = (tune or fine_tune)(small, original, config, evidence).to(device)
-    small.eval()
-    layers, untouched = _rows(channels, alive), channels.untouched | _kept_whole(channels, alive, config)
+    clock = latency_of or evidence.latency or eager_latency(original, one(x))
+    small, first = original, None
+    if config.sparse_epochs:
+        small = sparse_training(deepcopy(original), trace(original, x), config, evidence).to(device).eval()
+    for n in range(config.rounds):
+        asked = _asked(config, n, original, small, x, clock)
+        channels, alive = plan(small, asked, evidence, x, clock)
+        first = first or channels
+        small = cut(small, channels, alive)
+        epochs = config.epochs * (n + 1) // config.rounds - config.epochs * n // config.rounds
+        if epochs and not alive.all():
+            settings = dataclasses.replace(config, epochs=epochs)
+            small = (tune or fine_tune)(small, original, settings, evidence).to(device)
+        small.eval()
+    assert first is not None
+    layers = _rows(original, first, small, config)
+    untouched = first.untouched | _kept_whole(first, layers, config)
     report = compare("prune", config, evidence, model, small, layers=layers, untouched=untouched, started=started)
+    if _by_clock(config):
+        costs = [dict(c, latency_ms=clock(m)) for m, c in ((original, report.cost_before), (small, report.cost_after))]
+        report = dataclasses.replace(report, cost_before=costs[0], cost_after=costs[1])
     return small, report
 
 
-def plan(model: nn.Module, config: PruneConfig, evidence: Evidence, x: Tensor) -> tuple[Channels, Alive]:
+def _asked(
+    config: PruneConfig, n: int, original: nn.Module, small: nn.Module, x: Tensor, clock: LatencyOf
+) -> PruneConfig:
+    """The targets of round n as fractions of what is left: every round takes the same fraction of the original."""
+    if config.rounds == 1 and not config.sparse_epochs:
+        return config
+    part = (n + 1) / config.rounds
+    if _by_clock(config):
+        whole_ms = clock(original)
+        goal = whole_ms * (limit_ms(config, whole_ms) / whole_ms) ** part
+        config = dataclasses.replace(config, latency_ms=goal, latency=1.0)
+    left = [profile(net, x[:1]).macs for net in (original, small)]
+    numbers = [n_params(net) for net in (original, small)]
+    return dataclasses.replace(
+        config,
+        macs=min(1.0, config.macs**part * left[0] / max(1, left[1])),
+        params=min(1.0, config.params**part * numbers[0] / numbers[1]) if config.params < 1 else 1.0,
+    )
+
+
+def plan(
+    model: nn.Module, config: PruneConfig, evidence: Evidence, x: Tensor, latency_of: LatencyOf | None = None
+) -> tuple[Channels, Alive]:
     """Choose what stays, and see on ``x`` that the smaller network runs and is the one that was meant.
 
     Layers whose number of channels is written into the forward pass show themselves here; they are barred, and
@@ -136,27 +206,79 @@ def plan(model: nn.Module, config: PruneConfig, evidence: Evidence, x: Tensor) -
     channels = trace(model, x)
     scores = _score(model, channels, config, evidence)
     rest_macs = max(0.0, profile(model, x[:1]).macs - channels.macs(channels.all_alive()))  # attention and the like
+    clock = latency_of or eager_latency(model, one(x))
+    if config.allocation in ("sensitivity", "latency") or _by_clock(config):  # those cut before they choose
+        channels = _barred(model, channels, smallest(channels, scores, config), x)
+    order = _order(model, channels, scores, config, evidence, clock)
+
+    def chosen(channels: Channels, asked: PruneConfig) -> Alive:
+        kept = {g.name: order[g.name] for g in channels.groups} if order is not None else None
+        if asked.params == 1:
+            return allocate(channels, scores, asked, rest_macs=rest_macs, order=kept)
+        return allocate(channels, scores, asked, params=counting_params(channels, model), order=kept)
+
     while True:
-        alive = allocate(channels, scores, config, rest_macs=rest_macs)
-        problem = disagreement(model, channels, alive, x)
-        if problem is None:
-            return channels, alive
-        found = guilty(model, channels, alive, x)
-        if not found:
-            raise ModelError(
-                f"{type(model).__name__} computes something else once pruned: {problem}",
-                expected="the outputs of the network with the same channels at zero",
-                next_step="It can still be quantized or distilled.",
+        if _by_clock(config):
+            timed = channels
+            alive = to_latency(
+                model, timed, config, latency_of=clock, choose=lambda macs: chosen(timed, sized(config, macs))
             )
-        for name, trouble in found.items():
-            channels = channels.without(name, f"its number of channels is written into the forward pass ({trouble})")
+            if config.params < 1:
+                alive = alive & chosen(timed, config)
+        else:
+            alive = chosen(channels, config)
+        left = _barred(model, channels, alive, x)
+        if left is channels:
+            return channels, alive
+        channels = left
+
+
+def _barred(model: nn.Module, channels: Channels, alive: Alive, x: Tensor) -> Channels:
+    """The same channels if they can be cut as planned, else without the groups that cannot."""
+    problem = disagreement(model, channels, alive, x)
+    if problem is None:
+        return channels
+    found = guilty(model, channels, alive, x)
+    if not found:
+        raise ModelError(
+            f"{type(model).__name__} computes something else once pruned: {problem}",
+            expected="the outputs of the network with the same channels at zero",
+            next_step="It can still be quantized or distilled.",
+        )
+    for name, trouble in found.items():
+        channels = channels.without(name, f"its number of channels is written into the forward pass ({trouble})")
+    return channels
+
+
+def _by_clock(config: PruneConfig) -> bool:
+    return config.latency < 1 or config.latency_ms > 0
+
+
+def _order(
+    model: nn.Module,
+    channels: Channels,
+    scores: Scores,
+    config: PruneConfig,
+    evidence: Evidence,
+    clock: LatencyOf,
+) -> Order | None:
+    """What the allocation has to measure before it can choose."""
+    if config.allocation == "sensitivity":
+        return by_sensitivity(
+            channels, scores, config, score_without=lambda alive: evidence.score(cut(model, channels, alive))
+        )
+    if config.allocation == "latency":
+        return by_latency(model, channels, scores, config, latency_of=clock)
+    return None
 
 
 def _score(model: nn.Module, channels: Channels, config: PruneConfig, evidence: Evidence) -> Scores:
-    if config.importance == "l1":
-        scores = l1(model, channels)
-    else:
+    if config.importance == "taylor":
         scores = taylor(model, channels, _batches(model, config.batches, evidence), evidence.task)
+    elif config.importance == "bn":
+        scores = batch_norm_scale(model, channels)[0]
+    else:
+        scores = {"l1": l1, "l2": l2}[config.importance](model, channels)
     if not np.isfinite(scores).all():
         raise ModelError(
             f"the {config.importance} importance of {int((~np.isfinite(scores)).sum())} channels is not finite",
@@ -181,113 +303,6 @@ def _batches(model: nn.Module, n_batches: int, evidence: Evidence) -> Iterable[t
         yield data.normalise(data.train.inputs[rows]).to(device), data.train.targets[rows].to(device)
 
 
-# How many channels does each layer keep? ------------------------------------------------------------------------------
-
-
-def allocate(channels: Channels, scores: Scores, config: PruneConfig, *, rest_macs: float = 0.0) -> Alive:
-    """The most channels, by rank, whose MACs are within ``config.macs`` of the whole.
-
-    Every group of tied layers keeps its best classes; how many follows from one number, the share of all ranks that
-    stay, found by bisection. What rounding left over is then given back, best rank first, as long as it fits:
-    afterwards no group could grow by one more step.
-
-    Args:
-        channels: groups and costs.
-        scores: (n_classes,) importance.
-        config: target, allocation, rounding.
-        rest_macs: multiply-accumulates that no pruning changes.
-
-    Returns:
-        (n_classes,) which classes stay.
-
-    Raises:
-        ModelError: when nothing can leave, or even the smallest network is above the target.
-    """
-    if not channels.groups:
-        told = "; ".join(f"{layer}: {reason}" for layer, reason in list(channels.untouched.items())[:3])
-        raise ModelError(
-            f"no channel of this network can leave ({told})",
-            next_step="It can still be quantized or distilled.",
-        )
-    groups = [
-        _Ranked(g.classes[np.argsort(-scores[g.classes], kind="stable")], _legal(g, config)) for g in channels.groups
-    ]
-    ranks = _ranks(groups, scores, config)
-    whole = channels.macs(channels.all_alive()) + rest_macs
-    budget = config.macs * whole * (1 + 1e-9)
-    n_levels = len(scores)
-
-    def macs(kept: list[int]) -> float:
-        return channels.macs(_alive(channels, groups, kept)) + rest_macs
-
-    def kept_at(level: int) -> list[int]:
-        return [g.nearest((rank < level / n_levels).sum()) for g, rank in zip(groups, ranks, strict=True)]
-
-    level = bisect.bisect_right(range(n_levels + 1), budget, key=lambda n: macs(kept_at(n))) - 1
-    if level < 0:
-        raise ModelError(
-            f"pruning to {config.macs:.0%} of the MACs is out of reach",
-            expected=f"at least {macs(kept_at(0)) / whole:.1%}, what is left with every group at its smallest",
-            next_step="Set a larger macs, or smaller round_to and min_channels.",
-        )
-    return _alive(channels, groups, _refill(kept_at(level), groups, ranks, fits=lambda kept: macs(kept) <= budget))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Ranked:
-    """A group's classes from the most to the least important, and how many of them may be kept."""
-
-    classes: Labels
-    legal: Labels
-
-    def nearest(self, wanted: int) -> int:
-        return int(self.legal[np.abs(self.legal - wanted).argmin()])
-
-    def above(self, kept: int) -> int | None:
-        more = self.legal[self.legal > kept]
-        return int(more[0]) if len(more) else None
-
-
-def _legal(group: Group, config: PruneConfig) -> Labels:
-    """Numbers of classes that give whole multiples of ``round_to`` channels, not too few; and all of them."""
-    n = len(group.classes)
-    widths = [(k, k * group.unit) for k in range(1, n)]
-    return np.array([k for k, w in widths if w % config.round_to == 0 and w >= config.min_channels] + [n])
-
-
-def _ranks(groups: list[_Ranked], scores: Scores, config: PruneConfig) -> list[Scores]:
-    """The place of each class in the order of leaving, from 0 (last) to 1 (first): in its group, or in the network."""
-    if config.allocation == "uniform":
-        return [(np.arange(len(g.classes)) + 0.5) / len(g.classes) for g in groups]
-    order = np.concatenate([g.classes for g in groups])
-    place = np.empty(len(scores))
-    place[order[np.argsort(-scores[order], kind="stable")]] = (np.arange(len(order)) + 0.5) / len(order)
-    return [place[g.classes] for g in groups]
-
-
-def _refill(
-    kept: list[int], groups: list[_Ranked], ranks: list[Scores], *, fits: Callable[[list[int]], bool]
-) -> list[int]:
-    """Give back one step at a time, to the group whose next class ranks best, until nothing fits any more."""
-    open_groups = set(range(len(groups)))
-    while open_groups:
-        i = min(open_groups, key=lambda i: (ranks[i][kept[i]] if kept[i] < len(ranks[i]) else 1.0, i))
-        more = groups[i].above(kept[i])
-        tried = [*kept[:i], more, *kept[i + 1 :]] if more is not None else None
-        if tried is not None and fits(tried):
-            kept = tried
-        else:
-            open_groups.discard(i)  # the others only grow, so what does not fit now never will
-    return kept
-
-
-def _alive(channels: Channels, groups: list[_Ranked], kept: list[int]) -> Alive:
-    alive = channels.all_alive()
-    for group, n in zip(groups, kept, strict=True):
-        alive[group.classes[n:]] = False
-    return alive
-
-
 # After the cut --------------------------------------------------------------------------------------------------------
 
 
@@ -304,20 +319,24 @@ def fine_tune(small: nn.Module, original: nn.Module, config: PruneConfig, eviden
     )
 
 
-def _rows(channels: Channels, alive: Alive) -> list[dict[str, Any]]:
-    rows = []
+def _rows(model: nn.Module, channels: Channels, small: nn.Module, config: PruneConfig) -> list[dict[str, Any]]:
+    """A row for each layer that makes fewer channels than before."""
+    by_l1 = batch_norm_scale(model, channels)[1] if config.importance == "bn" else set()
+    without_norm = {layer for g in channels.groups if g.name in by_l1 for layer in g.layers}
+    rows: list[dict[str, Any]] = []
     for axis in channels.axes:
-        n_after = int(stays(axis.labels, alive).sum())
+        n_after = attrgetter(axis.tensor)(small).shape[axis.dim]
         if axis.role == "makes" and n_after < len(axis.labels):
-            rows.append({"name": axis.layer, "channels_before": len(axis.labels), "channels_after": n_after})
+            row = {"name": axis.layer, "channels_before": len(axis.labels), "channels_after": n_after}
+            rows.append(row | ({"importance": "l1: no BatchNorm scales it"} if axis.layer in without_norm else {}))
     return rows
 
 
-def _kept_whole(channels: Channels, alive: Alive, config: PruneConfig) -> dict[str, str]:
-    reasons = {}
+def _kept_whole(channels: Channels, rows: list[dict[str, Any]], config: PruneConfig) -> dict[str, str]:
+    reasons, changed = {}, {row["name"] for row in rows}
     for group in channels.groups:
-        if alive[group.classes].all():
-            narrow = len(_legal(group, config)) == 1
+        if not changed.intersection(group.layers):
+            narrow = len(legal(group, config)) == 1
             few = f"no fewer channels are a multiple of {config.round_to} and at least {config.min_channels}"
             reasons.update(dict.fromkeys(group.layers, few if narrow else "the target was met without it"))
     return reasons
