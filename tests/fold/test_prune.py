@@ -15,12 +15,13 @@ from torch import Tensor, nn
 
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import DataError, ModelError, UserError
+from dimwise.fold._allocate import allocate
 from dimwise.fold._channels import Alive, Channels
 from dimwise.fold._cut import silence
 from dimwise.fold._evidence import Evidence
 from dimwise.fold._importance import l1, taylor
 from dimwise.fold._trace import trace
-from dimwise.fold.prune import PruneConfig, allocate, plan, prune
+from dimwise.fold.prune import PruneConfig, plan, prune
 from dimwise.measure import n_params, profile, state_size_bytes
 from dimwise.models import MODELS, build
 from dimwise.tasks import get

