@@ -16,6 +16,7 @@ from dimwise.errors import RecipeError, nearest
 from dimwise.fold import FOLDS
 from dimwise.fold.distill import DistillConfig
 from dimwise.fold.fuse import FuseConfig
+from dimwise.fold.lowrank import LowrankConfig
 from dimwise.fold.prune import PruneConfig
 from dimwise.fold.quantize import QuantizeConfig
 from dimwise.models.config import ModelConfig
@@ -35,6 +36,7 @@ class FoldPlan:
     distill: DistillConfig = DistillConfig()
     prune: PruneConfig = PruneConfig()
     fuse: FuseConfig = FuseConfig()
+    lowrank: LowrankConfig = LowrankConfig()
     quantize: QuantizeConfig = QuantizeConfig()
 
     def __post_init__(self) -> None:

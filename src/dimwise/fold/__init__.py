@@ -18,6 +18,7 @@ from dimwise.fold._gather import evidence
 # first time: loaded here and then rebound, ``fold.prune`` is the function whatever is imported later.
 from dimwise.fold.distill import DistillConfig, distill, student
 from dimwise.fold.fuse import FuseConfig, fuse
+from dimwise.fold.lowrank import LowrankConfig, lowrank
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.lookup import resolve
@@ -25,6 +26,7 @@ from dimwise.lookup import resolve
 FOLDS = {
     "distill": "dimwise.fold.distill:distill",
     "fuse": "dimwise.fold.fuse:fuse",
+    "lowrank": "dimwise.fold.lowrank:lowrank",
     "prune": "dimwise.fold.prune:prune",
     "quantize": "dimwise.fold.quantize:quantize",
 }
@@ -39,12 +41,14 @@ __all__ = [
     "Evidence",
     "FoldReport",
     "FuseConfig",
+    "LowrankConfig",
     "PruneConfig",
     "QuantizeConfig",
     "distill",
     "evidence",
     "fuse",
     "get",
+    "lowrank",
     "prune",
     "quantize",
     "student",

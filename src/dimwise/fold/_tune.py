@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from copy import deepcopy
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
+from dimwise.errors import DataError
 from dimwise.fold._evidence import Evidence
 from dimwise.fold.distill import KINDS, DistillConfig, teaching_step
 from dimwise.seeds import derive
@@ -43,3 +46,24 @@ def recover(
     return fit(
         small, evidence.data, evidence.task, settings, step=step, augment=evidence.augment, progress=evidence.progress
     ).model
+
+
+def training_batches(evidence: Evidence, n_batches: int, *, fold: str, need: str) -> Iterator[tuple[Tensor, Tensor]]:
+    """Normalised training inputs and their targets in a seeded order, 64 at a time, without augmentation.
+
+    Args:
+        evidence: whose training split is read.
+        n_batches: most batches.
+        fold: name of the fold, so that each draws its own order.
+        need: what to say when there are none: what for, and what works without.
+
+    Raises:
+        DataError: when the training split is empty.
+    """
+    data = evidence.data
+    if len(data.train) == 0:
+        raise DataError(f"{data.name} has no training inputs", expected="some hundred of them", next_step=need)
+    generator = torch.Generator().manual_seed(derive(evidence.seed, fold, "batches"))
+    order = torch.randperm(len(data.train), generator=generator)[: 64 * n_batches]
+    for rows in order.split(64):
+        yield data.normalise(data.train.inputs[rows]), data.train.targets[rows]
