@@ -12,103 +12,13 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from dimwise import fold
-from dimwise.data.sets import Data, Normalise, Split
+from dimwise.data.sets import Data, Split
 from dimwise.errors import ArtifactError, DataError, ModelError, UserError
 from dimwise.fold import _calibrate, _int8, _onnx
-from dimwise.fold.quantize import QuantizeConfig, plan, quantize
+from dimwise.fold._nodes import plan
+from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.measure.cost import n_params
 from dimwise.measure.profiling import profile
-from dimwise.train import TrainConfig, fit
-
-
-def proto(nodes, constants, input_info, output_shape, opset=18):
-    """An onnx.ModelProto; constants: name -> array; input_info: (dtype, shape)."""
-    graph = helper.make_graph(
-        nodes,
-        "test",
-        [helper.make_tensor_value_info("input", *input_info)],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, output_shape)],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-
-
-def graph_of(net: nn.Sequential, normalise: Normalise, shape: tuple[int, ...]) -> onnx.ModelProto:
-    """The graph of raw uint8 input -> normalise -> net, written by hand: the exporter takes seconds."""
-    view = (1, -1) + (1,) * (len(shape) - 1)
-    constants = {
-        "factor": normalise.factor.view(view).numpy(),
-        "offset": normalise.offset.view(view).numpy(),
-    }
-    nodes = [
-        helper.make_node("Cast", ["input"], ["raw"], "cast", to=TensorProto.FLOAT),
-        helper.make_node("Mul", ["raw", "factor"], ["scaled"], "scale"),
-        helper.make_node("Add", ["scaled", "offset"], ["x"], "shift"),
-    ]
-    x = "x"
-    for i, layer in enumerate(net):
-        y = "output" if i == len(net) - 1 else f"t{i}"
-        if isinstance(layer, (nn.Conv2d, nn.Linear)):
-            constants |= {f"{i}.{name}": p.detach().numpy() for name, p in layer.named_parameters()}
-        inputs = [x, f"{i}.weight", f"{i}.bias"]
-        if isinstance(layer, nn.Conv2d):
-            pads = [*layer.padding, *layer.padding]
-            nodes.append(helper.make_node("Conv", inputs, [y], f"conv{i}", pads=pads, group=layer.groups))
-        elif isinstance(layer, nn.Linear):
-            nodes.append(helper.make_node("Gemm", inputs, [y], f"gemm{i}", transB=1))
-        elif isinstance(layer, nn.ReLU):
-            nodes.append(helper.make_node("Relu", [x], [y], f"relu{i}"))
-        elif isinstance(layer, nn.MaxPool2d):
-            nodes.append(helper.make_node("MaxPool", [x], [y], f"pool{i}", kernel_shape=[2, 2], strides=[2, 2]))
-        else:
-            assert isinstance(layer, nn.Flatten)
-            nodes.append(helper.make_node("Flatten", [x], [y], f"flatten{i}"))
-        x = y
-    n_outputs = [m for m in net if isinstance(m, nn.Linear)][-1].out_features
-    return proto(nodes, constants, (TensorProto.UINT8, ["N", *shape]), ["N", n_outputs])
-
-
-@pytest.fixture(scope="module")
-def digits() -> Data:
-    from sklearn.datasets import load_digits
-
-    bunch = load_digits()
-    inputs = torch.from_numpy(bunch.images).to(torch.uint8).unsqueeze(1)  # (1797, 1, 8, 8), 0 to 16
-    targets = torch.from_numpy(bunch.target)
-    order = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(0))
-    parts = [Split(inputs[part], targets[part]) for part in order.split([1000, 500, 297])]
-    labels = tuple(str(i) for i in range(10))
-    return Data("digits", parts[0], parts[1], parts[2], labels, Normalise(1 / 16, (0.3,), (0.38,)))
-
-
-@pytest.fixture(scope="module")
-def network(digits: Data) -> nn.Sequential:
-    torch.manual_seed(0)
-    net = nn.Sequential(
-        nn.Conv2d(1, 8, 3, padding=1),
-        nn.ReLU(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8),
-        nn.Conv2d(8, 16, 1),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-        nn.Flatten(),
-        nn.Linear(16 * 16, 32),
-        nn.ReLU(),
-        nn.Linear(32, 10),
-    )
-    config = TrainConfig(epochs=6, lr=1e-2, precision="fp32", layout="contiguous", threads=1)
-    fit(net, digits, config=config)
-    return net.eval()
-
-
-@pytest.fixture(scope="module")
-def graph(network: nn.Sequential, digits: Data) -> onnx.ModelProto:
-    return graph_of(network, digits.normalise, (1, 8, 8))
-
-
-@pytest.fixture(scope="module")
-def evidence(digits: Data) -> fold.Evidence:
-    return fold.evidence(digits)
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +134,7 @@ def test_report_lists_every_node_once(static):
     assert report.config["mode"] == "static"
 
 
-def test_file_shrinks_and_is_valid(evidence):
+def test_file_shrinks_and_is_valid(evidence, graph_of):
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 10))
     wide = graph_of(net, evidence.data.normalise, (1, 8, 8))
@@ -254,7 +164,7 @@ def test_nothing_is_printed_or_logged(graph, evidence, capfd):
 # Oracles
 
 
-def test_static_product_is_integer_arithmetic(evidence, digits):
+def test_static_product_is_integer_arithmetic(evidence, digits, graph_of):
     """y = s_x s_w Σ q_w (q_x − z_x) + bias, with all numbers taken from the file."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 16))
@@ -306,7 +216,7 @@ def test_dynamic_mode_rounds_linear_layers(graph, evidence, digits):
 
 
 @pytest.mark.parametrize("mode", ["dynamic", "weights"])
-def test_lstm_weights_shrink(mode, evidence):
+def test_lstm_weights_shrink(mode, evidence, proto):
     rng = np.random.default_rng(0)
     n_in, n_hidden = 16, 32
     constants = {
@@ -342,7 +252,7 @@ def test_first_last_and_named_nodes_stay_float(graph, evidence):
 # The graph before
 
 
-def test_means_over_positions_become_pools(evidence):
+def test_means_over_positions_become_pools(evidence, proto):
     rng = np.random.default_rng(0)
     constants = {
         "w": rng.normal(size=(8, 1, 3, 3)).astype(np.float32),
@@ -366,7 +276,7 @@ def test_means_over_positions_become_pools(evidence):
     assert {row["op"] for row in report.layers} == {"Conv", "GlobalAveragePool", "Flatten", "MatMul"}
 
 
-def test_attention_products_and_what_follows_stay_float():
+def test_attention_products_and_what_follows_stay_float(proto):
     constants = {"w": np.eye(4, dtype=np.float32)}
     nodes = [
         helper.make_node("MatMul", ["input", "w"], ["q"], "query"),
@@ -509,24 +419,27 @@ def test_a_single_sample_calibrates_with_a_remark(graph, evidence):
     assert said == ["quantize: calibrating on only 1 inputs; ranges may be too narrow"]
 
 
-def rows_graph(weight: float = 1.0) -> onnx.ModelProto:
-    constants = {"w": np.full((4, 16), weight, np.float32)}
-    nodes = [
-        helper.make_node("MatMul", ["input", "w"], ["h"], "product"),
-        helper.make_node("MatMul", ["h", "v"], ["output"], "second"),
-    ]
-    constants["v"] = np.full((16, 2), weight, np.float32)
-    return proto(nodes, constants, (TensorProto.FLOAT, ["N", 4]), ["N", 2])
+@pytest.fixture
+def rows_graph(proto):
+    def made(weight: float = 1.0) -> onnx.ModelProto:
+        constants = {"w": np.full((4, 16), weight, np.float32), "v": np.full((16, 2), weight, np.float32)}
+        nodes = [
+            helper.make_node("MatMul", ["input", "w"], ["h"], "product"),
+            helper.make_node("MatMul", ["h", "v"], ["output"], "second"),
+        ]
+        return proto(nodes, constants, (TensorProto.FLOAT, ["N", 4]), ["N", 2])
+
+    return made
 
 
-def test_nan_in_the_calibration_inputs_is_named(evidence):
+def test_nan_in_the_calibration_inputs_is_named(evidence, rows_graph):
     rows = torch.zeros(20, 4)
     rows[:, 1] = torch.nan
     with pytest.raises(DataError, match=r"calibration input 0 holds NaN or infinity \(20 of 20 do\)"):
         quantize(rows_graph(), QuantizeConfig(), with_train(evidence, rows))
 
 
-def test_activations_that_overflow_are_named(evidence):
+def test_activations_that_overflow_are_named(evidence, rows_graph):
     with pytest.raises(ModelError, match="node 'second' returns NaN or infinity"):
         quantize(rows_graph(3e37), QuantizeConfig(), with_train(evidence, torch.ones(20, 4)))
 
@@ -545,7 +458,7 @@ def test_misspelt_node_is_refused(graph, evidence):
         quantize(graph, QuantizeConfig(skip=("conv22",)), evidence)
 
 
-def test_nothing_to_quantize_says_why(evidence, graph):
+def test_nothing_to_quantize_says_why(evidence, graph, proto):
     relu = proto([helper.make_node("Relu", ["input"], ["output"])], {}, (TensorProto.FLOAT, ["N", 4]), ["N", 4])
     with pytest.raises(ModelError, match="nothing in this graph can be quantized in static mode; expected a conv"):
         quantize(relu, QuantizeConfig(), evidence)
@@ -559,7 +472,7 @@ def test_nothing_to_quantize_says_why(evidence, graph):
         quantize(convolution, QuantizeConfig(mode="dynamic"), evidence)
 
 
-def test_graphs_that_cannot_be_used_are_refused(evidence):
+def test_graphs_that_cannot_be_used_are_refused(evidence, proto, rows_graph):
     io = (TensorProto.FLOAT, ["N", 4])
     custom = proto([helper.make_node("Odd", ["input"], ["output"], domain="my.own")], {}, io, ["N", 4])
     with pytest.raises(ModelError, match=r"onnxruntime cannot run this graph: .* custom operators"):

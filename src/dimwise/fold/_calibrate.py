@@ -7,6 +7,7 @@ one for the extremes, one for histograms, which the simple method does not need.
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,6 +45,16 @@ def ranges(
     Raises:
         ModelError: when an activation is not finite, naming the tensor.
     """
+    return observer(model, tensors, inputs, levels=levels)(method, percentile)
+
+
+def observer(
+    model: Any, tensors: list[str], inputs: _onnx.Array, *, levels: int = 255
+) -> Callable[[str, float], dict[str, Range]]:
+    """A function from (method, percentile) to ranges; extremes and histograms are taken once, when first asked for.
+
+    Arguments, results and errors are those of :func:`ranges`.
+    """
     graph = copy.deepcopy(model)
     del graph.graph.output[:]
     known = {v.name: v for v in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
@@ -57,17 +68,26 @@ def ranges(
         for feed in _onnx.batches(model, inputs, size):
             yield dict(zip(tensors, runner.run(None, feed), strict=True))
 
-    extremes = _extremes(passes(), model)
-    if method == "minmax":
-        return extremes
-    choose: Callable[[Floats, Floats], Range]
-    if method == "percentile":
-        choose = lambda counts, edges: cut_tails(counts, edges, percentile)  # noqa: E731
-    else:
-        search = least_divergence if method == "entropy" else least_error
-        choose = lambda counts, edges: search(counts, edges, levels=levels)  # noqa: E731
-    histograms = _histograms(passes(), extremes)
-    return {name: choose(*histogram) for name, histogram in histograms.items()}
+    @functools.cache
+    def extremes() -> dict[str, Range]:
+        return _extremes(passes(), model)
+
+    @functools.cache
+    def histograms() -> dict[str, tuple[Floats, Floats]]:
+        return _histograms(passes(), extremes())
+
+    @functools.cache
+    def found(method: str, percentile: float) -> dict[str, Range]:
+        if method == "minmax":
+            return extremes()
+        choose: Callable[[Floats, Floats], Range]
+        if method == "percentile":
+            choose = functools.partial(cut_tails, percentile=percentile)
+        else:
+            choose = functools.partial(least_divergence if method == "entropy" else least_error, levels=levels)
+        return {name: choose(*histogram) for name, histogram in histograms().items()}
+
+    return found
 
 
 def _free_batch(model: Any) -> bool:

@@ -60,6 +60,8 @@ class FoldReport:
     """One row per changed layer, such as {"name": "conv1", "channels_before": 32, "channels_after": 20}."""
     untouched: dict[str, str] = field(default_factory=dict)
     """Layer -> why it was left as it was."""
+    tried: list[dict[str, Any]] = field(default_factory=list)
+    """One row per attempt of a fold that searches, such as {"what": "static, mse", "score": 0.93}."""
     seconds: float = 0.0
 
 
@@ -73,6 +75,7 @@ def compare(
     layers: list[dict[str, Any]],
     untouched: dict[str, str],
     started: float,
+    tried: list[dict[str, Any]] | None = None,
 ) -> FoldReport:
     """The report of a fold: cost and score of what it was given and of what it made.
 
@@ -85,6 +88,7 @@ def compare(
         layers: a row for each layer that changed.
         untouched: layer -> why it was left as it was.
         started: ``time.perf_counter()`` when the fold began, s; the measuring counts as part of it.
+        tried: a row for each attempt, of a fold that searches.
 
     Example:
         >>> from types import SimpleNamespace
@@ -103,5 +107,6 @@ def compare(
         cost_after=evidence.cost(after),
         layers=layers,
         untouched=untouched,
+        tried=tried or [],
         seconds=time.perf_counter() - started,
     )

@@ -20,6 +20,10 @@ STATIC_OPS = frozenset({
 })
 # fmt: on
 """Operators whose int8 form onnxruntime's CPU kernels really compute in int8, or that only move values."""
+MOVERS = frozenset(
+    ["Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Slice", "Split", "MaxPool", "Relu", "Clip"]
+)
+"""Those that only pass on what others rounded: no layer to blame."""
 DYNAMIC_OPS = frozenset(["MatMul", "LSTM"])
 """Dynamic quantization has fast kernels for products and LSTMs; its convolution (ConvInteger) is slower than float."""
 MIN_WEIGHTS = 64
@@ -171,6 +175,17 @@ def weights(model: Any, chosen: set[str], *, per_channel: bool) -> Any:
     return model
 
 
+def output_axis(node: Any) -> int | None:
+    """Axis of the output along which the channels of a layer lie; ``None`` for what is no such layer."""
+    return {"Conv": 1, "Gemm": 1, "MatMul": -1}.get(node.op_type)
+
+
+def weight_axis(node: Any) -> int:
+    """Axis of the second input of Conv, Gemm or MatMul along which the output channels lie."""
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    return 0 if node.op_type == "Conv" or transposed else 1
+
+
 def weight_axes(node: Any, constants: dict[str, Any]) -> dict[int, int]:
     """Inputs of a node that are large float32 weights -> the axis along which each has its own scale."""
     import onnx
@@ -196,12 +211,15 @@ def weight_axes(node: Any, constants: dict[str, Any]) -> dict[int, int]:
     return found
 
 
-def round_weights(weights: NDArray[np.float32], axis: int | None) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def round_weights(
+    weights: NDArray[np.float32], axis: int | None, *, largest: int = 127
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Nearest int8 multiples of a scale: w ≈ s q, s = max |w| / 127 over each slice along ``axis``.
 
     Args:
         weights: any shape.
         axis: the axis of the channels, or ``None`` for one scale in all.
+        largest: the integer that max |w| becomes, at most 127.
 
     Returns:
         (q of the same shape, s that broadcasts against it).
@@ -212,6 +230,6 @@ def round_weights(weights: NDArray[np.float32], axis: int | None) -> tuple[NDArr
         ([[127, -64], [127, 2]], [1.0, 127.0])
     """
     others = tuple(i for i in range(weights.ndim) if i != axis) if axis is not None else None
-    largest = np.abs(weights).max(axis=others, keepdims=True)
-    scale = np.where(largest > 0, largest / 127, 1).astype(np.float32)
-    return np.clip(np.round(weights / scale), -127, 127).astype(np.int8), scale
+    top = np.abs(weights).max(axis=others, keepdims=True)
+    scale = np.where(top > 0, top / largest, 1).astype(np.float32)
+    return np.clip(np.round(weights / scale), -largest, largest).astype(np.int8), scale

@@ -279,7 +279,8 @@ def cost(model: Any) -> dict[str, float]:
 
     constants = {t.name: t for t in model.graph.initializer}
     other = _scales(model.graph) | _normalisation(model.graph)
-    learnt = (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16, onnx.TensorProto.INT8, onnx.TensorProto.INT32)
+    kinds = onnx.TensorProto
+    learnt = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.INT4, kinds.INT8, kinds.INT32)
     params = sum(
         math.prod(t.dims)
         for name, t in constants.items()

@@ -7,41 +7,56 @@ measured on a few hundred training inputs.
 Mathematics: x ≈ s (q − z), q = clip(round(x / s) + z, q_min, q_max), s = (high − low) / 255. Weights: z = 0 and one s
 per output channel, s_c ≈ max |w_c| / 127. Activations: one s and z per tensor. A sum of products stays in integers,
 Σ q_w (q_x − z_x) in int32, and is scaled once at the end by s_w s_x / s_y; the bias is int32 with scale s_w s_x.
+4-bit weights share a scale in blocks of 32. Bias correction: b ← b − E[W̃ Q(x) − W x]. Sensitivity of a layer: the
+signal over noise, 10 log10(Σ y² / Σ (y − ŷ)²), of the network's outputs y with this layer alone quantized.
 
 Use when: the graph is served by ONNX Runtime (or OpenVINO, which reads the same QDQ form). ``static`` for
 convolutional networks on a processor with int8 instructions; ``dynamic`` (ranges found while serving, nothing
 to calibrate) for linear layers and LSTMs; ``weights`` when only the size must shrink: what runs is the float
-graph, at its speed.
+graph, at its speed. ``weights`` with 4 bits: large linear layers, which onnxruntime multiplies without unpacking.
 
 Cost: no training; two forward passes over the calibration inputs and some ms per layer. The file becomes 3 to 4
-times smaller.
+times smaller (6 to 7 times by 4 bits). Repair, when the score falls: one scoring of the validation split per attempt,
+and one small run per layer to rank them.
 
 Pitfalls: very small networks lose time by ``static``: rounding is one more pass over each tensor, so measure,
 or use ``weights``. Outliers stretch the range of a whole tensor: try ``percentile`` or ``mse``. Depthwise
 layers need one scale per channel. On x86 without VNNI, uint8 × int8 products saturate: set ``reduce_range``.
-Softmax, LayerNorm, GELU and attention products stay float. A score that collapses is reported, not repaired.
+Softmax, LayerNorm, GELU and attention products stay float. Layers that repair keeps float cost time at their borders:
+measure the latency of what is returned, not of what was asked for. Repair sees the validation split, never the test.
 
 Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
 inference" (the arithmetic); Krishnamoorthi 2018, arXiv:1806.08342 (weights per channel); Migacz 2017, "8-bit
-inference with TensorRT" (entropy calibration); Nagel et al. 2021, arXiv:2106.08295 (practice).
+inference with TensorRT" (entropy calibration); Nagel et al. 2019, arXiv:1906.04721 (bias correction); Nagel et
+al. 2021, arXiv:2106.08295 (practice; layers ranked one by one).
 
-Evidence: tests/fold/test_quantize.py (rounding against NumPy, real digits within one point); size and latency
-in benchmarks/.
+Evidence: tests/fold/test_quantize.py (rounding against NumPy, real digits within one point), test_repair.py
+(collapses made on purpose and mended), test_int4.py; score, size and latency in benchmarks/.
 """
 
 from __future__ import annotations
 
+import copy
+import functools
+import math
 import time
+from collections.abc import Callable, Container
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 
-from dimwise.errors import DataError, ModelError, UserError, nearest
-from dimwise.fold import _calibrate, _int8, _onnx
+from dimwise.errors import DataError, RecipeError, UserError
+from dimwise.fold import _bias, _calibrate, _int4, _int8, _nodes, _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
+from dimwise.fold._nodes import plan
+from dimwise.fold._repair import Made, Make, Search, repair
 from dimwise.recipe import config
 from dimwise.seeds import derive
+
+N_RANKING = 64
+"""Calibration inputs on which layers are ranked."""
 
 
 @config
@@ -72,9 +87,30 @@ class QuantizeConfig:
     networks."""
     skip: tuple[str, ...] = ()
     """Names of nodes to leave in float32. Default: none."""
+    bits: Literal[8, 4] = 8
+    """For mode = weights: bits of the weights of large matrix products; other layers take 8. Default: 8, which
+    rarely costs score."""
+    block: Literal[16, 32, 64, 128] = 32
+    """For bits = 4: weights that share one scale. Default: 32, 5 bits a weight in all."""
+    bias_correction: bool = False
+    """Shift biases so that the means of all outputs stay. Default: off; repair tries it."""
+    repair: bool = True
+    """When the score falls too far, try other settings, then keep guilty layers float. Default: on."""
+    max_drop: Annotated[float, Field(ge=0, le=1)] = 0.005
+    """Score that may be lost before repair begins, in the score's own unit. Default: half a point of accuracy."""
+    repair_layers: Annotated[int, Field(ge=0)] = 16
+    """Most layers that repair keeps higher; 0 tries other settings only. Default: 16; more leave little speed."""
+    repair_s: Annotated[float, Field(ge=0)] = 300.0
+    """Time after which repair begins no further attempt, s. Default: 300, a guard for large validation splits."""
 
 
-WORDS: dict[str, dict[str, Any]] = {"int8": {}, "dynamic": {"mode": "dynamic"}, "weights": {"mode": "weights"}}
+WORDS: dict[str, dict[str, Any]] = {
+    "int8": {},
+    "int4": {"mode": "weights", "bits": 4},
+    "dynamic": {"mode": "dynamic"},
+    "weights": {"mode": "weights"},
+    "static": {"mode": "static"},
+}
 """What a bare word in a composition means, as in ``quantize(int8)``."""
 
 
@@ -96,6 +132,41 @@ def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[An
 
     Source: see the card. Deviation: the ranges come from our own calibration; onnxruntime places the Q and DQ nodes.
     """
+    started = time.perf_counter()
+    _check(model, config)
+    make, only, inputs = _workshop(_onnx.optimised(model), model, evidence)
+    first = make(config, {})
+    before = evidence.score(model)
+    search = Search(
+        make=make,
+        score=evidence.score,
+        least=before - config.max_drop if math.isfinite(before) else -math.inf,
+        until=started + config.repair_s,
+        progress=evidence.progress,
+    )
+    if config.repair:
+        search.look(_name(config), first)
+        if not search.done:
+            repair(search, config, lambda: inputs(config)[:N_RANKING], only)
+    made = search.best or first
+    known = {id(model): before} | ({id(made.graph): search.best_score} if math.isfinite(search.best_score) else {})
+    score = evidence.score
+    evidence = replace(evidence, score=lambda graph: known[id(graph)] if id(graph) in known else score(graph))
+    report = compare(
+        "quantize",
+        config,
+        evidence,
+        model,
+        made.graph,
+        layers=made.layers,
+        untouched=made.untouched | _unrepaired(search, before),
+        tried=search.rows,
+        started=started,
+    )
+    return made.graph, report
+
+
+def _check(model: Any, config: QuantizeConfig) -> None:
     import onnx
 
     if isinstance(model, torch.nn.Module):
@@ -106,43 +177,114 @@ def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[An
         )
     if not isinstance(model, onnx.ModelProto):
         raise UserError(f"quantize was given a {type(model).__name__}", expected="an onnx.ModelProto")
-    started = time.perf_counter()
-    before = _onnx.optimised(model)
-    if config.mode == "dynamic":
-        _int8.split_gemms(before)
-    chosen, untouched = plan(before, config)
-    rows = _rows(before, chosen, config)
-    after = _onnx.compact(_rewrite(before, chosen, config, evidence))
-    after.producer_name, after.producer_version = model.producer_name, model.producer_version
-    report = compare("quantize", config, evidence, model, after, layers=rows, untouched=untouched, started=started)
-    return after, report
+    if config.bits == 4 and config.mode != "weights":
+        raise RecipeError(
+            f"quantize.bits is 4 in {config.mode} mode",
+            expected="mode = 'weights' for 4 bits",
+            next_step="Write quantize(int4), which says both.",
+        )
 
 
-def _rewrite(model: Any, chosen: set[str], config: QuantizeConfig, evidence: Evidence) -> Any:
-    if config.mode == "weights":
-        return _int8.weights(model, chosen, per_channel=config.per_channel)
+def _name(config: QuantizeConfig) -> str:
+    return f"static, {config.calibration}" if config.mode == "static" else f"{config.mode}, {config.bits} bits"
+
+
+def _unrepaired(search: Search, before: float) -> dict[str, str]:
+    """Said of the whole graph when the score did not come back."""
+    if search.best is None or search.best_score >= search.least:
+        return {}
+    late = "; time was up (quantize.repair_s)" if time.perf_counter() > search.until else ""
+    why = f"not repaired: the best of {len(search.rows)} attempts scores {search.best_score:.4f}, {before:.4f} before"
+    return {"(the graph)": why + late}
+
+
+def _workshop(
+    graph: Any, given: Any, evidence: Evidence
+) -> tuple[Make, Callable[[QuantizeConfig], dict[str, Callable[[], Any]]], Callable[[QuantizeConfig], _onnx.Array]]:
+    """What quantizes: ``make(config, kept)``, ``only(config)`` for one layer at a time, and its inputs.
+
+    Calibration inputs are drawn, and activations observed, once for all attempts.
+    """
+
+    @functools.cache
+    def prepared(split: bool) -> Any:
+        ready = copy.deepcopy(graph)
+        if split:
+            _int8.split_gemms(ready)
+        return ready
+
+    @functools.cache
+    def calibration(n: int) -> _onnx.Array:
+        return _calibration_inputs(n, evidence)
+
+    @functools.cache
+    def observer(n: int) -> Callable[[str, float], dict[str, _calibrate.Range]]:
+        inputs = calibration(n)
+        everything, _ = plan(graph, QuantizeConfig())
+        with evidence.progress.stage("calibrate"):
+            return _calibrate.observer(graph, _int8.tensors_to_calibrate(graph, everything), inputs)
+
+    def start(config: QuantizeConfig) -> Any:
+        return prepared(config.mode == "dynamic" or config.bits == 4)
+
+    def inputs(config: QuantizeConfig) -> _onnx.Array:
+        return calibration(config.n_calibration)
+
+    def rewritten(config: QuantizeConfig, chosen: set[str], kept: Container[str]) -> Any:
+        before = start(config)
+        ranges = None
+        if config.mode == "static":
+            ranges = observer(config.n_calibration)(config.calibration, config.percentile)
+        if config.bias_correction:
+            before = _bias.corrected(before, chosen, inputs(config), ranges=ranges, **_grid(config))
+        return _rewrite(copy.deepcopy(before), chosen, config, ranges, kept)
+
+    def make(config: QuantizeConfig, kept: dict[str, str]) -> Made:
+        before = start(config)
+        chosen, untouched = plan(before, config, {} if config.bits == 4 else kept)
+        rows = _nodes.rows(before, chosen, config, kept)
+        after = _onnx.compact(rewritten(config, chosen, kept))
+        after.producer_name, after.producer_version = given.producer_name, given.producer_version
+        return Made(after, config, rows, untouched, tuple(kept))
+
+    def only(config: QuantizeConfig) -> dict[str, Callable[[], Any]]:
+        before = start(config)
+        chosen, _ = plan(before, config)
+        names = [n.name for n in before.graph.node if n.name in chosen and n.op_type not in _int8.MOVERS]
+        if config.bits == 4:
+            names = [row["name"] for row in _nodes.rows(before, chosen, config, {}) if row["bits"] == 4]
+        alone = {name: functools.partial(rewritten, config, {name}, ()) for name in names}
+        return {"": lambda: before} | alone
+
+    return make, only, inputs
+
+
+def _grid(config: QuantizeConfig) -> dict[str, bool]:
+    """Settings of the integer grid, where activations are rounded too."""
+    return {
+        "per_channel": config.per_channel,
+        "reduce_range": config.reduce_range and config.mode == "static",
+        "signed": config.activations == "int8",
+    }
+
+
+def _rewrite(
+    model: Any,
+    chosen: set[str],
+    config: QuantizeConfig,
+    ranges: dict[str, _calibrate.Range] | None,
+    kept: Container[str],
+) -> Any:
+    if ranges is not None:
+        return _int8.static(model, chosen, ranges, **_grid(config))
     if config.mode == "dynamic":
         return _int8.dynamic(model, chosen, per_channel=config.per_channel, reduce_range=config.reduce_range)
-    inputs = _calibration_inputs(config, evidence)
-    with evidence.progress.stage("calibrate"):
-        ranges = _calibrate.ranges(
-            model,
-            _int8.tensors_to_calibrate(model, chosen),
-            inputs,
-            method=config.calibration,
-            percentile=config.percentile,
-        )
-    return _int8.static(
-        model,
-        chosen,
-        ranges,
-        per_channel=config.per_channel,
-        reduce_range=config.reduce_range,
-        signed=config.activations == "int8",
-    )
+    few = _nodes.four_bits(model, chosen, config, kept)
+    made = _int8.weights(model, chosen - few, per_channel=config.per_channel)
+    return _int4.weights(made, few, block=config.block) if few else made
 
 
-def _calibration_inputs(config: QuantizeConfig, evidence: Evidence) -> _onnx.Array:
+def _calibration_inputs(n: int, evidence: Evidence) -> _onnx.Array:
     """Raw training inputs, (n, ...), in an order that the seed rules."""
     inputs = evidence.data.train.inputs
     if not len(inputs):
@@ -152,123 +294,9 @@ def _calibration_inputs(config: QuantizeConfig, evidence: Evidence) -> _onnx.Arr
             next_step="Give data, or quantize with mode='dynamic' or 'weights', which need none.",
         )
     generator = torch.Generator().manual_seed(derive(evidence.seed, "calibration"))
-    order = torch.randperm(len(inputs), generator=generator)[: config.n_calibration]
+    order = torch.randperm(len(inputs), generator=generator)[:n]
     if len(order) < 10:
         evidence.progress.say(f"quantize: calibrating on only {len(order)} inputs; ranges may be too narrow")
     chosen = inputs[order].cpu().numpy()
     _onnx.check_finite(chosen, "calibration input")
     return chosen
-
-
-def plan(model: Any, config: QuantizeConfig) -> tuple[set[str], dict[str, str]]:
-    """Which nodes to quantize, and for every other one why not.
-
-    A layer with weights is quantized when they are constants. Any other operator is quantized only when all
-    that flows into it already is, so no island of int8 appears in float surroundings. What comes before the
-    first layer with weights (the normalisation of raw inputs) stays exact.
-
-    Args:
-        model: a graph with named nodes, in topological order.
-        config: mode, ``skip`` and ``keep_first_last``.
-
-    Returns:
-        (names of nodes to quantize, name of node -> reason to leave it).
-
-    Raises:
-        ModelError: when a name in ``skip`` is unknown, or nothing can be quantized.
-    """
-    import onnx
-
-    nodes = list(model.graph.node)
-    constants = {t.name: t for t in model.graph.initializer}
-    _refuse_unknown(config.skip, [node.name for node in nodes])
-    layers = [node.name for node in nodes if _int8.weight_axes(node, constants)]
-    ends = {layers[0], layers[-1]} if config.keep_first_last and layers else set()
-    kinds = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
-    shaped: set[str] = set()  # tensors behind the first layer with weights
-    low: set[str] = set()  # tensors that are int8
-    chosen: set[str] = set()
-    untouched: dict[str, str] = {}
-    for node in nodes:
-        flowing = [name for name in node.input if name and name not in constants]
-        has_weights = node.op_type in _onnx.WEIGHTED or node.name in layers
-        if has_weights or any(name in shaped for name in flowing):
-            shaped.update(node.output)
-        if node.name in config.skip:
-            why = "named in quantize.skip"
-        elif node.name in ends:
-            why = "first or last layer with weights (quantize.keep_first_last)"
-        elif has_weights:
-            why = _why_not(node, constants, config.mode)
-        elif config.mode != "static":
-            continue  # these modes take layers with weights only: no news
-        elif not shaped.issuperset(node.output):
-            why = "before the first layer with weights: raw inputs are normalised exactly"
-        elif node.op_type not in _int8.STATIC_OPS or node.domain not in ("", "ai.onnx"):
-            why = f"no int8 kernel for {node.op_type}"
-        else:
-            why = "" if low.issuperset(flowing) else "some of its input is float"
-        if not why:
-            chosen.add(node.name)
-            low.update(node.output)
-        elif kinds.get(node.output[0], onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT:
-            untouched[node.name] = why  # arithmetic on shapes is no news either
-    if not chosen:
-        reasons = "; ".join(f"{name}: {untouched[name]}" for name in layers if name in untouched)
-        raise ModelError(
-            f"nothing in this graph can be quantized in {config.mode} mode" + (f" ({reasons})" if reasons else ""),
-            expected="a convolution or matrix product with constant weights",
-            next_step="Keep the graph as it is, or try another quantize.mode.",
-        )
-    return chosen, untouched
-
-
-def _refuse_unknown(skip: tuple[str, ...], names: list[str]) -> None:
-    for name in skip:
-        if name not in names:
-            raise ModelError(
-                f"quantize.skip names {name!r}, which is no node of the graph",
-                expected="names as the report lists them",
-                next_step=nearest(name, names),
-            )
-
-
-def _why_not(node: Any, constants: dict[str, Any], mode: str) -> str:
-    """Empty when a layer with weights can be quantized in this mode."""
-    import onnx
-
-    if mode == "weights":
-        return "" if _int8.weight_axes(node, constants) else "its weights are few, or not constants"
-    if node.op_type not in (_int8.DYNAMIC_OPS if mode == "dynamic" else _int8.STATIC_OPS):
-        return f"no fast {mode} int8 kernel for {node.op_type}"
-    is_constant = [name in constants for name in node.input]
-    if node.op_type == "MatMul" and not any(is_constant):
-        return "a product of two activations, as in attention: rounding both hurts"
-    # a bias is a constant too; the inputs of an LSTM after its weights are its states
-    if is_constant[0] or not all(is_constant[1:3]):
-        return "its weights are not constants"
-    if constants[node.input[1]].data_type != onnx.TensorProto.FLOAT:
-        return "its weights are not float32"
-    settings = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    plain = settings.get("alpha", 1.0) == 1.0 and settings.get("beta", 1.0) == 1.0
-    if node.op_type == "Gemm" and (not plain or settings.get("transA", 0)):
-        return "a Gemm with alpha, beta or a transposed input"
-    return ""
-
-
-def _rows(model: Any, chosen: set[str], config: QuantizeConfig) -> list[dict[str, Any]]:
-    """One row per quantized node: its operator, and for weights their shape and how many scales they have."""
-    constants = {t.name: t for t in model.graph.initializer}
-    rows = []
-    for node in model.graph.node:
-        if node.name not in chosen:
-            continue
-        row: dict[str, Any] = {"name": node.name, "op": node.op_type, "bits": 8}
-        axes = _int8.weight_axes(node, constants)
-        if node.op_type in _onnx.WEIGHTED and len(node.input) > 1 and node.input[1] in constants:
-            axes = axes or {1: 0}  # few weights: too few for ``weights`` mode, but quantized in the others
-        for index, axis in axes.items():
-            shape = list(constants[node.input[index]].dims)
-            row |= {"weights": shape, "scales": shape[axis] if config.per_channel else 1}
-        rows.append(row)
-    return rows

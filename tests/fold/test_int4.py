@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+from torch import nn
+
+from dimwise import fold
+from dimwise.fold import _int4, _onnx
+from dimwise.fold._steps import parse
+from dimwise.fold.quantize import QuantizeConfig, quantize
+
+
+@pytest.fixture(scope="module")
+def wide(digits, graph_of):
+    """A dense network of digits, briefly trained; its first layer is large."""
+    from dimwise.train import TrainConfig, fit
+
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(), nn.Linear(64, 256), nn.ReLU(), nn.Linear(256, 10))
+    fit(net, digits, config=TrainConfig(epochs=4, precision="fp32", layout="contiguous", threads=1))
+    return net.eval(), graph_of(net, digits.normalise, (1, 8, 8))
+
+
+@pytest.fixture(scope="module")
+def four(wide, evidence):
+    (step,) = parse("quantize(int4)")
+    return quantize(wide[1], step.config, evidence)
+
+
+def test_the_file_holds_four_bits_a_weight(four, wide):
+    made, report = four
+    onnx.checker.check_model(made, full_check=True)
+    small = [t for t in made.graph.initializer if t.data_type == TensorProto.INT4]
+    assert sorted(tuple(t.dims) for t in small) == [(64, 256), (256, 10)]
+    assert all(len(t.raw_data) == np.prod(t.dims) / 2 for t in small)
+    assert report.cost_after["size_bytes"] == len(made.SerializeToString()) < report.cost_before["size_bytes"] / 5.5
+    assert {k: report.cost_after[k] for k in ("params", "macs")} == {
+        k: report.cost_before[k] for k in ("params", "macs")
+    }
+    assert [(row["bits"], row["scales"]) for row in report.layers] == [(4, 2 * 256), (4, 8 * 10)]
+    assert report.score_after >= report.score_before - 0.005
+
+
+def test_it_computes_the_network_with_rounded_weights(four, wide, digits):
+    net, _ = wide
+    rounded = nn.Sequential(*(nn.Linear(m.in_features, m.out_features) if isinstance(m, nn.Linear) else m for m in net))
+    for old, new in zip(net, rounded, strict=True):
+        if isinstance(old, nn.Linear):
+            whole, scale = _int4.round_blocks(old.weight.detach().numpy().T.copy(), 32)
+            w = whole * np.repeat(scale, 32, axis=0)[: len(whole)]
+            new.weight.data, new.bias.data = torch.from_numpy(w.T.copy()), old.bias.data
+    with torch.no_grad():
+        expected = rounded(digits.normalise(digits.test.inputs)).numpy()
+    found = _onnx.outputs(four[0], digits.test.inputs.numpy())
+    assert np.abs(found - expected).max() < 0.02 * np.abs(expected).max()  # the kernel rounds activations as well
+
+
+def test_other_layers_take_eight_bits(graph, evidence):
+    made, report = quantize(graph, QuantizeConfig(mode="weights", bits=4), evidence)
+    bits = {row["name"]: row["bits"] for row in report.layers}
+    assert bits["conv3"] == 8
+    assert sorted(bits.values()) == [4, 4, 8, 8, 8]  # two products, three convolutions
+    assert {TensorProto.INT4, TensorProto.INT8} <= {t.data_type for t in made.graph.initializer}
+
+
+def test_guilty_layers_go_back_to_eight_bits(evidence, proto):
+    """Two products; in the first, 4 bits lose what decides."""
+    rng = np.random.default_rng(0)
+    first = rng.normal(size=(64, 64)).astype(np.float32)
+    constants = {"w": first, "v": rng.normal(size=(64, 16)).astype(np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["input", "w"], ["h"], "one"),
+        helper.make_node("MatMul", ["h", "v"], ["output"], "two"),
+    ]
+    model = proto(nodes, constants, (TensorProto.FLOAT, ["N", 64]), ["N", 16])
+
+    def score(graph: onnx.ModelProto) -> float:  # wants one product of four bits at most
+        return 1.0 - 0.1 * max(sum(t.data_type == TensorProto.INT4 for t in graph.graph.initializer) - 1, 0)
+
+    data = evidence.data
+    rows = type(data.train)(torch.randn(40, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(40).long())
+    judge = fold.evidence(
+        type(data)("rows", rows, rows, rows, data.labels, data.normalise), example=rows.inputs[:1], score=score
+    )
+    _, report = quantize(model, QuantizeConfig(mode="weights", bits=4), judge)
+    assert report.score_after == 1.0
+    assert sorted(row["bits"] for row in report.layers) == [4, 8]
+    kept = next(row for row in report.layers if row["bits"] == 8)
+    assert "kept at 8 bits by repair" in kept["why"]
+    assert [row["what"] for row in report.tried] == [
+        "weights, 4 bits",
+        "blocks of 16",
+        "bias correction",
+        "1 guiltiest kept at 8 bits",
+    ]
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.sampled_from([16, 32]))
+def test_rounding_is_never_off_by_more_than_a_step(seed, n_rows, block):
+    w = np.random.default_rng(seed).normal(size=(n_rows, 3)).astype(np.float32)
+    whole, scale = _int4.round_blocks(w, block)
+    steps = np.repeat(np.abs(scale), block, axis=0)[:n_rows]
+    back = whole * np.repeat(scale, block, axis=0)[:n_rows]
+    assert whole.min() >= -8
+    assert whole.max() <= 7
+    assert (np.abs(w - back) <= 1.0001 * steps).all()  # a whole step only where +8 would be needed
+    assert (np.abs(w - back)[whole < 7] <= 0.5001 * steps[whole < 7]).all()
+
+
+@pytest.mark.parametrize("shape", [(5, 3), (4, 2)])
+def test_packing_is_what_onnx_reads(shape):
+    whole = np.random.default_rng(0).integers(-8, 8, shape).astype(np.int8)
+    tensor = TensorProto(name="t", data_type=TensorProto.INT4, dims=shape, raw_data=_int4.pack(whole))
+    np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), whole)
+
+
+def test_small_products_keep_eight_bits(evidence, proto):
+    constants = {"w": np.random.default_rng(0).normal(size=(32, 4)).astype(np.float32)}
+    nodes = [helper.make_node("MatMul", ["input", "w"], ["output"], "tiny")]
+    model = proto(nodes, constants, (TensorProto.FLOAT, ["N", 32]), ["N", 4])
+    judge = fold.evidence(evidence.data, score=lambda _: 0.0)
+    _, report = quantize(model, QuantizeConfig(mode="weights", bits=4), judge)
+    assert [row["bits"] for row in report.layers] == [8]
