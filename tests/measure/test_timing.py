@@ -82,6 +82,14 @@ def test_a_call_faster_than_the_clock_ends(clock: Clock) -> None:
         assert latency({"a": clock_call}, runs=5, min_time_s=1e-5)["a"].runs == 5
 
 
+def test_settling_waits_and_calls_once_before_each_sample(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
+    log: list[str] = []
+    monkeypatch.setattr("time.sleep", lambda s: log.append(f"z{s}"))
+    measured = latency({"a": clock.takes(9, 1, log=log, name="a")}, runs=5, warmup=2, min_time_s=1e-4, settle_s=0.02)
+    assert log == ["a", "a"] + 5 * ["z0.02", "a", "a"]
+    assert measured["a"].p95_ms == 1.0  # the call after the pause is slow, and is not counted
+
+
 def test_threads_default_to_pytorchs_and_nothing_gives_nothing(clock: Clock) -> None:
     assert latency({"a": clock.takes(1)}, runs=5)["a"].threads == torch.get_num_threads()
     assert latency({}) == {}

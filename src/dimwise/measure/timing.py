@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import math
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -52,6 +53,7 @@ def latency(
     warmup: int = 3,
     threads: int | None = None,
     device: torch.device | str = "cpu",
+    settle_s: float = 0.0,
 ) -> dict[str, Latency]:
     """Time the candidates in turns: A B C, A B C, and so on.
 
@@ -63,6 +65,8 @@ def latency(
         warmup: calls of each before the first sample; fewer when they use up the budget, at least 1.
         threads: compute threads the calls use, for the record; None asks PyTorch.
         device: a CUDA device is waited for at the end of each sample.
+        settle_s: pause before each sample, and one call that is not counted: for candidates whose threads go on
+            spinning for a while when their call is over.
 
     Example:
         >>> measured = latency({"sum": lambda: sum(range(100))}, runs=5)
@@ -79,6 +83,9 @@ def latency(
         n_rounds = 0
         while n_rounds < runs and (n_rounds < LEAST_RUNS or perf_counter_ns() < deadline):
             for name, call in candidates.items():
+                if settle_s > 0:
+                    time.sleep(settle_s)
+                    _sample_ms(call, wait, 1)
                 samples[name].append(_sample_ms(call, wait, repeats[name]))
             n_rounds += 1
     return {

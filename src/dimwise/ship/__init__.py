@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from dimwise.ship.runtimes import RUNTIMES as RUNTIMES
     from dimwise.ship.runtimes import Served as Served
     from dimwise.ship.runtimes import open_runtime as open_runtime
+    from dimwise.ship.runtimes.fresh import peak_memory_on as peak_memory_on
+    from dimwise.ship.runtimes.side_by_side import SideBySide as SideBySide
+    from dimwise.ship.runtimes.side_by_side import measure_on as measure_on
 
 EXPORTS = {
     "Artifact": "dimwise.ship.manifest",
@@ -37,10 +40,13 @@ EXPORTS = {
     "Runner": "dimwise.ship.runtime",
     "Served": "dimwise.ship.runtimes",
     "ShipConfig": "dimwise.ship.config",
+    "SideBySide": "dimwise.ship.runtimes.side_by_side",
     "gate": "dimwise.ship.parity_gate",
     "graph": "dimwise.ship.onnx_graph",
+    "measure_on": "dimwise.ship.runtimes.side_by_side",
     "open_runtime": "dimwise.ship.runtimes",
     "parity": "dimwise.ship.parity_gate",
+    "peak_memory_on": "dimwise.ship.runtimes.fresh",
     "predict": "dimwise.ship.predictor",
     "read": "dimwise.ship.manifest",
     "save": "dimwise.ship.artifact",

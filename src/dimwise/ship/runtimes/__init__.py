@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from dimwise.errors import ArtifactError, ModelError, RecipeError, nearest
-from dimwise.lookup import late, resolve
+from dimwise.lookup import resolve
 
 RUNTIMES = {
     "onnxruntime": "dimwise.ship.runtimes.onnxruntime:open_graph",
@@ -26,19 +26,13 @@ RUNTIMES = {
 NETWORK_RUNTIMES = ("pytorch", "pytorch-compiled")
 """Those that run an ``nn.Module``; the others run an exported graph."""
 
-_LATE = {
-    "SideBySide": "dimwise.ship.runtimes.side_by_side",
-    "measure_on": "dimwise.ship.runtimes.side_by_side",
-    "peak_memory_on": "dimwise.ship.runtimes.fresh",
-}
-__getattr__ = late(__name__, _LATE)
-
 
 class Served(Protocol):
     """A subject opened on a runtime."""
 
-    runtime: ClassVar[str]
-    """A name of :data:`RUNTIMES`."""
+    @property
+    def runtime(self) -> str:
+        """A name of :data:`RUNTIMES`."""
 
     @property
     def threads(self) -> int:

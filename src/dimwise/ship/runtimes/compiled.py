@@ -19,14 +19,14 @@ from dimwise.ship.runtimes.pytorch import answer, evaluated_copy
 
 
 class Compiled:
-    """A copy of a network, compiled for one batch size. Made by :func:`open_network`."""
+    """A network in evaluation mode, compiled for one batch size. Made by :func:`open_network`."""
 
     runtime: ClassVar[str] = "pytorch-compiled"
 
     def __init__(self, network: nn.Module, threads: int, batch: int) -> None:
         self.threads = threads
         self._batch = batch
-        self._eager: nn.Module | None = evaluated_copy(network)
+        self._eager: nn.Module | None = network
         self._called = False
         with _without_warnings():
             self._compiled: Callable[[Tensor], Any] | None = torch.compile(self._eager, dynamic=False)
@@ -47,7 +47,7 @@ class Compiled:
         return scores
 
     def close(self) -> None:
-        """Forget the code and the copy."""
+        """Forget the code and the network."""
         self._compiled = self._eager = None
 
 
@@ -58,7 +58,7 @@ def open_network(network: nn.Module, *, threads: int, batch: int) -> Compiled:
         ModelError: without a C++ compiler.
     """
     _require_compiler()
-    return Compiled(network, threads, batch)
+    return Compiled(evaluated_copy(network), threads, batch)
 
 
 def _require_compiler() -> None:

@@ -15,13 +15,13 @@ from dimwise.errors import ModelError, first_line
 
 
 class Eager:
-    """A copy of a network in evaluation mode. Made by :func:`open_network`."""
+    """A network in evaluation mode. Made by :func:`open_network`."""
 
     runtime: ClassVar[str] = "pytorch"
 
     def __init__(self, network: nn.Module, threads: int) -> None:
         self.threads = threads
-        self._call: Callable[[Tensor], Any] | None = evaluated_copy(network)
+        self._call: Callable[[Tensor], Any] | None = network
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Raw scores of a batch, see :class:`dimwise.ship.runtimes.Served`.
@@ -32,13 +32,13 @@ class Eager:
         return answer(self._call, inputs, self.threads, self.runtime)
 
     def close(self) -> None:
-        """Forget the copy."""
+        """Forget the network."""
         self._call = None
 
 
 def open_network(network: nn.Module, *, threads: int, batch: int) -> Eager:
     """Eager PyTorch takes batches of any size alike, so ``batch`` changes nothing."""
-    return Eager(network, threads)
+    return Eager(evaluated_copy(network), threads)
 
 
 def evaluated_copy(network: nn.Module) -> nn.Module:
