@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 
 import numpy as np
 import pytest
@@ -266,6 +267,26 @@ def test_given_and_named_students(digits, teacher):
     assert type(named) is type(models.build("mlp", (1, 8, 8), 10))
 
 
+def test_a_shallower_student_inherits_what_it_keeps(digits):
+    torch.manual_seed(0)
+    body = nn.Sequential(*(nn.Sequential(nn.Linear(32, 32), nn.ReLU()) for _ in range(4)))
+    deep = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), body, nn.Linear(32, 10))
+    evidence = fold.evidence(digits, train=dataclasses.replace(PLAIN, init="he", lr=1e-9))
+    made, report = distill(deep, DistillConfig(scale=1, depth=0.5, inherit=True, epochs=1), evidence)
+    assert len(made.get_submodule("3")) == 2  # type: ignore[arg-type]
+    torch.testing.assert_close(made.get_submodule("3.1.0").weight, body[3][0].weight, rtol=1e-4, atol=1e-6)
+    assert report.untouched["1"] == "as wide as the teacher's; trained on"
+    anew, _ = distill(deep, DistillConfig(scale=1, depth=0.5, epochs=1), evidence)
+    assert not torch.allclose(anew.get_submodule("3.1.0").weight, body[3][0].weight, atol=1e-3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("standardised", [True, False])
+def test_dkd_teaches(digits, teacher, standardised):
+    config = DistillConfig(loss="dkd", standardise=standardised, epochs=5, hints="auto")
+    _, report = distill(teacher, config, fold.evidence(digits, train=PLAIN))
+    assert report.score_after > 0.8
+
+
 def test_teacher_sees_the_students_batch_in_evaluation_mode(teacher):
     seen = []
     spy = nn.Sequential(teacher)
@@ -303,8 +324,8 @@ def test_he_initialisation_is_passed_on(digits, teacher):
 
 def test_what_cannot_be_distilled_is_refused(digits, teacher):
     evidence = fold.evidence(digits, train=PLAIN)
-    with pytest.raises(UserError, match=r"distill was given a str; expected a trained torch\.nn\.Module"):
-        distill("teacher.onnx", DistillConfig(), evidence)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"distill was given a str; expected a trained torch\.nn\.Module or an onnx"):
+        distill("teacher.onnx", DistillConfig(), evidence)
     five = nn.Sequential(nn.Flatten(), nn.Linear(64, 5))
     with pytest.raises(ModelError, match=r"student returns \(1, 5\) for one input; expected the teacher's \(1, 10\)"):
         distill(teacher, DistillConfig(), evidence, student=five)

@@ -192,7 +192,9 @@ def _fold_network(
     step: Step, model: nn.Module, subject: Subject, evidence: Evidence, trained: bool
 ) -> tuple[nn.Module, FoldReport | None]:
     if step.name == "distill":
-        ready = None if step.config.student or subject.student is None else subject.student(step.config, evidence)
+        told = step.config  # what keeps part of the teacher is made from the teacher itself
+        own = subject.student is None or told.student or told.depth < 1 or told.inherit
+        ready = None if own or subject.student is None else subject.student(told, evidence)
         if not trained:
             return (ready if ready is not None else make_student(model, step.config, evidence)).eval(), None
         return fold.distill(model, step.config, evidence, student=ready)

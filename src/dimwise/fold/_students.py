@@ -1,0 +1,98 @@
+"""Students of the same build as any given network: fewer blocks, fewer channels."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+
+import torch
+from torch import Tensor, nn
+
+from dimwise.errors import ModelError
+from dimwise.fold._cut import cut, disagreement
+from dimwise.fold._depth import shallower
+from dimwise.fold._trace import trace
+
+
+def student(
+    model: nn.Module, scale: float, example: Tensor, *, depth: float = 1.0, inherit: bool = False, seed: int = 0
+) -> nn.Module:
+    """A narrower and shallower network of the same build as any given one.
+
+    Every set of channels that belong together keeps the same share of them; every row of repeated blocks, such as a
+    stage of a ResNet or the layers of a Transformer, keeps the same share of its blocks. The rest stays.
+
+    Args:
+        model: any module; to become narrower it must be one that can be traced. Not changed.
+        scale: share of the channels to keep, 0 < scale <= 1; above 8, a multiple of 4.
+        example: (1, ...) input of the network.
+        depth: share of the blocks of each row to keep, 0 < depth <= 1; at least one of them stays.
+        inherit: start from the weights that the model has in what is kept, instead of fresh ones.
+        seed: of the fresh weights.
+
+    Returns:
+        A new network on the device of ``example``, in training mode. Parameters that stand alone, outside any
+        layer, keep (part of) the values they had, as nothing says how they were drawn.
+
+    Raises:
+        ModelError: when the network cannot be traced, none of its channels can leave, or nothing in it repeats.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+        >>> [p.shape[0] for p in student(net, 0.5, torch.zeros(1, 4)).parameters()]
+        [3, 3, 2, 2]
+        >>> rows = nn.Sequential(nn.Linear(4, 6), nn.Sequential(*(nn.Linear(6, 6) for _ in range(5))), nn.Linear(6, 2))
+        >>> len(student(rows, 1, torch.zeros(1, 4), depth=0.4)[1])
+        2
+    """
+    for name, value in (("scale", scale), ("depth", depth)):
+        if not 0 < value <= 1:
+            raise ModelError(f"the student's {name} is {value}", expected="above 0 and at most 1")
+    made = shallower(model, depth, example) if depth < 1 else model
+    made = narrower(made, scale, example) if scale < 1 else deepcopy(made)
+    made = made.cpu().train().requires_grad_(True)
+    if not inherit:
+        with seeded(seed):  # on the CPU, so that every device starts from the same weights
+            for module in made.modules():
+                reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+                if callable(reset):
+                    reset()
+    return made.to(example.device)
+
+
+def narrower(model: nn.Module, scale: float, example: Tensor) -> nn.Module:
+    """A copy of ``model`` with the first channels of each group, ``scale`` of them; raises as :func:`student`."""
+    pair = torch.cat([example, example])  # two samples keep the batch apart from dimensions of size one
+    channels = trace(model, pair)
+    if not channels.groups:
+        why = "; ".join(f"{layer}: {reason}" for layer, reason in channels.untouched.items())
+        raise ModelError(
+            f"no channel of {type(model).__name__} can leave" + (f" ({why})" if why else ""),
+            expected="a network with a hidden layer",
+            next_step="Name another student: distill.student, or student=.",
+        )
+    alive = channels.all_alive()
+    for group in channels.groups:
+        alive[group.classes[_n_kept(len(group.classes), scale) :]] = False
+    problem = disagreement(model, channels, alive, pair)
+    if problem is not None:
+        raise ModelError(
+            f"{type(model).__name__} cannot be made narrower: {problem}",
+            expected="a forward pass without channel numbers written into it",
+            next_step="Name another student: distill.student, or student=.",
+        )
+    return cut(model, channels, alive)
+
+
+def _n_kept(n: int, scale: float) -> int:
+    kept = max(1, round(n * scale))
+    return min(n, 4 * round(kept / 4)) if 8 < kept < n else kept
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """PyTorch's global generator on the CPU seeded inside, as it was afterwards."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
