@@ -19,6 +19,7 @@ from dimwise.fold.fuse import FuseConfig
 from dimwise.fold.lowrank import LowrankConfig
 from dimwise.fold.prune import PruneConfig
 from dimwise.fold.quantize import QuantizeConfig
+from dimwise.fold.share import ShareConfig
 from dimwise.models.config import ModelConfig
 from dimwise.plan.budget import Budget
 from dimwise.recipe import config
@@ -38,6 +39,7 @@ class FoldPlan:
     fuse: FuseConfig = FuseConfig()
     lowrank: LowrankConfig = LowrankConfig()
     quantize: QuantizeConfig = QuantizeConfig()
+    share: ShareConfig = ShareConfig()
 
     def __post_init__(self) -> None:
         for candidate in self.candidates:

@@ -21,6 +21,7 @@ from dimwise.fold.fuse import FuseConfig, fuse
 from dimwise.fold.lowrank import LowrankConfig, lowrank
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.fold.quantize import QuantizeConfig, quantize
+from dimwise.fold.share import ShareConfig, share
 from dimwise.lookup import resolve
 
 FOLDS = {
@@ -29,9 +30,10 @@ FOLDS = {
     "lowrank": "dimwise.fold.lowrank:lowrank",
     "prune": "dimwise.fold.prune:prune",
     "quantize": "dimwise.fold.quantize:quantize",
+    "share": "dimwise.fold.share:share",
 }
 
-GRAPH_FOLDS = ("quantize",)
+GRAPH_FOLDS = ("quantize", "share")
 """The folds that take and return an exported graph; the others take and return a network."""
 
 __all__ = [
@@ -44,6 +46,7 @@ __all__ = [
     "LowrankConfig",
     "PruneConfig",
     "QuantizeConfig",
+    "ShareConfig",
     "distill",
     "evidence",
     "fuse",
@@ -51,6 +54,7 @@ __all__ = [
     "lowrank",
     "prune",
     "quantize",
+    "share",
     "student",
 ]
 

@@ -281,15 +281,16 @@ def cost(model: Any) -> dict[str, float]:
     other = _scales(model.graph) | _normalisation(model.graph)
     kinds = onnx.TensorProto
     learnt = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.INT4, kinds.INT8, kinds.INT32)
-    params = sum(
-        math.prod(t.dims)
-        for name, t in constants.items()
-        if name not in other and t.data_type in learnt and len(t.dims)  # numbers without a dimension are bounds
-    )
     shapes = {n: tuple(t.dims) for n, t in constants.items()}
     graph = _inferred(model).graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         shapes.setdefault(value.name, tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim))
+    shared = _looked_up(model.graph, shapes, set(constants))
+    params = sum(
+        shared.get(name, math.prod(t.dims))
+        for name, t in constants.items()
+        if name not in other and t.data_type in learnt and len(t.dims)  # numbers without a dimension are bounds
+    )
     macs = sum(_macs(node, shapes) for node in graph.node)
     return {"params": float(params), "macs": float(macs), "size_bytes": float(model.ByteSize())}
 
@@ -307,9 +308,20 @@ def _scales(graph: Any) -> set[str]:
             maker = makers.get(one)
             if maker is None or other not in constants:
                 continue
-            whole = maker.op_type == "Cast" and maker.input[0] in constants  # int8 weights times scale
+            # int8 weights, or those of a palette, times scale
+            whole = maker.op_type in ("Cast", "Gather") and maker.input[0] in constants
             if whole or maker.op_type == "DynamicQuantizeLinear":
                 found.add(other)
+    return found
+
+
+def _looked_up(graph: Any, shapes: dict[str, tuple[int, ...]], constants: set[str]) -> dict[str, int]:
+    """Name of a palette -> how many weights are looked up in it."""
+    found: dict[str, int] = {}
+    for node in graph.node:
+        if node.op_type == "Gather" and node.input[0] in constants and len(shapes[node.input[0]]) == 1:
+            count = math.prod(shapes.get(node.output[0], ()))
+            found[node.input[0]] = found.get(node.input[0], 0) + count
     return found
 
 
