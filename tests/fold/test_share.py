@@ -63,7 +63,9 @@ def test_pruned_weights_stay_zero():
 @pytest.mark.parametrize("shape", [(4, 3), (3, 4), (3, 5, 2), (6,)])
 def test_packed_places_unpack(shape):
     places = np.random.default_rng(0).integers(0, 16, shape).astype(np.uint8)
-    packed, axis = pack(places)
+    found = pack(places)
+    assert found is not None
+    packed, axis = found
     assert packed.size * 2 == places.size
     np.testing.assert_array_equal(np.concatenate([packed >> 4, packed % 16], axis=axis), places)
 
