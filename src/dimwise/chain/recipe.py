@@ -15,6 +15,7 @@ from dimwise.data.config import DataConfig
 from dimwise.errors import RecipeError, nearest
 from dimwise.fold import FOLDS
 from dimwise.fold.distill import DistillConfig
+from dimwise.fold.equalise import EqualiseConfig
 from dimwise.fold.fuse import FuseConfig
 from dimwise.fold.lowrank import LowrankConfig
 from dimwise.fold.prune import PruneConfig
@@ -37,6 +38,7 @@ class FoldPlan:
     distill: DistillConfig = DistillConfig()
     prune: PruneConfig = PruneConfig()
     fuse: FuseConfig = FuseConfig()
+    equalise: EqualiseConfig = EqualiseConfig()
     lowrank: LowrankConfig = LowrankConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     share: ShareConfig = ShareConfig()

@@ -17,6 +17,7 @@ from dimwise.fold._gather import evidence
 # A verb has the name of its module. Importing a module sets its name in this package to the module, but only the
 # first time: loaded here and then rebound, ``fold.prune`` is the function whatever is imported later.
 from dimwise.fold.distill import DistillConfig, distill, student
+from dimwise.fold.equalise import EqualiseConfig, equalise
 from dimwise.fold.fuse import FuseConfig, fuse
 from dimwise.fold.lowrank import LowrankConfig, lowrank
 from dimwise.fold.prune import PruneConfig, prune
@@ -26,6 +27,7 @@ from dimwise.lookup import resolve
 
 FOLDS = {
     "distill": "dimwise.fold.distill:distill",
+    "equalise": "dimwise.fold.equalise:equalise",
     "fuse": "dimwise.fold.fuse:fuse",
     "lowrank": "dimwise.fold.lowrank:lowrank",
     "prune": "dimwise.fold.prune:prune",
@@ -40,6 +42,7 @@ __all__ = [
     "FOLDS",
     "GRAPH_FOLDS",
     "DistillConfig",
+    "EqualiseConfig",
     "Evidence",
     "FoldReport",
     "FuseConfig",
@@ -48,6 +51,7 @@ __all__ = [
     "QuantizeConfig",
     "ShareConfig",
     "distill",
+    "equalise",
     "evidence",
     "fuse",
     "get",

@@ -32,14 +32,13 @@ from typing import Annotated, Any
 import torch
 from pydantic import Field
 from torch import Tensor, fx, nn
-from torch.export.graph_signature import InputKind
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dimwise.errors import ModelError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
+from dimwise.fold._look import Look, kind
 from dimwise.fold._modules import difference, probe, require_known, require_network, swap_
-from dimwise.fold._trace import exported
 from dimwise.recipe import config
 
 
@@ -115,11 +114,11 @@ def find(model: nn.Module, x: Tensor) -> tuple[list[Pair], dict[str, str]]:
     norms = {name: m for name, m in model.named_modules() if isinstance(m, _BatchNorm)}
     if not norms:
         return [], {}
-    look = _Look.at(model, x)
+    look = Look.at(model, x)
     pairs, untouched = [], {}
     calls: dict[str, list[fx.Node]] = {name: [] for name in norms}
     for node in look.nodes:
-        if _kind(node) == "batch_norm":
+        if kind(node) == "batch_norm":
             calls.get(look.caller(node), []).append(node)
     for name, norm in norms.items():
         if len(calls[name]) != 1:
@@ -135,69 +134,13 @@ def find(model: nn.Module, x: Tensor) -> tuple[list[Pair], dict[str, str]]:
     return pairs, untouched
 
 
-@dataclass(frozen=True)
-class _Look:
-    """The traced network: its nodes, and which tensor each placeholder is."""
-
-    model: nn.Module
-    nodes: list[fx.Node]
-    tensors: dict[fx.Node, str]
-
-    @classmethod
-    def at(cls, model: nn.Module, x: Tensor) -> _Look:
-        program = exported(deepcopy(model).eval(), x)
-        nodes = list(program.graph.nodes)
-        holders = [n for n in nodes if n.op == "placeholder"]
-        ours = (InputKind.PARAMETER, InputKind.BUFFER)
-        tensors = {
-            node: str(spec.target)
-            for spec, node in zip(program.graph_signature.input_specs, holders, strict=True)
-            if spec.kind in ours
-        }
-        return cls(model, nodes, tensors)
-
-    def caller(self, node: fx.Node) -> str:
-        """Qualified name of the innermost module in which a node was called."""
-        stack = list((node.meta.get("nn_module_stack") or {}).values())
-        return str(stack[-1][0]).partition("@")[0] if stack else ""  # "@1": called a second time
-
-    def layer(self, node: fx.Node) -> str:
-        """Name of the convolution or dense layer that this node is and nobody else uses; empty for anything else."""
-        if _kind(node) not in _LAYERS or len(node.args) < 2:
-            return ""
-        weight = node.args[1]
-        if not isinstance(weight, fx.Node) or weight not in self.tensors or len(weight.users) > 1:
-            return ""
-        name, _, attribute = self.tensors[weight].rpartition(".")
-        module = self.model.get_submodule(name)
-        plain = attribute == "weight" and isinstance(module, (nn.Linear, _ConvNd))
-        return name if plain and not _shared(self.model, module) else ""
-
-
-_LAYERS = ("linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d")
-
-
 _ANY_SCALE = ("dropout", "feature_dropout", "adaptive_avg_pool1d", "adaptive_avg_pool2d", "adaptive_avg_pool3d")
 """What commutes with a scale and a shift per channel (dropout does nothing in evaluation mode)."""
 _RISING = ("max_pool1d", "max_pool2d", "max_pool3d")
 """What does so when no scale turns the order around."""
 
 
-def _kind(node: fx.Node) -> str:
-    """Name of an operator without overload: ``conv2d``; empty for anything else than an operator."""
-    if node.op != "call_function":
-        return ""
-    packet = getattr(node.target, "overloadpacket", node.target)
-    return str(getattr(packet, "__name__", packet)).removesuffix("_")
-
-
-def _shared(model: nn.Module, module: nn.Module) -> bool:
-    """Whether a parameter of ``module`` is held elsewhere too."""
-    mine = {id(p) for p in module.parameters()}
-    return any(id(p) in mine for other in model.modules() if other is not module for p in other._parameters.values())
-
-
-def _beside(name: str, node: fx.Node, look: _Look) -> Pair | str:
+def _beside(name: str, node: fx.Node, look: Look) -> Pair | str:
     """The layer that can take the norm in, or why there is none."""
     source = node.args[0]
     assert isinstance(source, fx.Node)
@@ -205,11 +148,11 @@ def _beside(name: str, node: fx.Node, look: _Look) -> Pair | str:
     norm = look.model.get_submodule(name)
     assert isinstance(norm, _BatchNorm)
     rising = bool((_affine(norm)[0] > 0).all())
-    while len(source.users) == 1 and (_kind(source) in _ANY_SCALE or (rising and _kind(source) in _RISING)):
+    while len(source.users) == 1 and (kind(source) in _ANY_SCALE or (rising and kind(source) in _RISING)):
         source = source.args[0]
         assert isinstance(source, fx.Node)
     before = look.layer(source)
-    if before and (flat or _kind(source) != "linear"):  # behind a dense layer with positions, dim 1 is no channel
+    if before and (flat or kind(source) != "linear"):  # behind a dense layer with positions, dim 1 is no channel
         if len(source.users) == 1:
             return Pair(name, before, after=True)
         return f"the output of {before} is read elsewhere too"
@@ -228,7 +171,7 @@ def _beside(name: str, node: fx.Node, look: _Look) -> Pair | str:
 
 
 def _told(node: fx.Node) -> str:
-    return {"placeholder": "the input", "output": "the output"}.get(node.op) or _kind(node) or node.name
+    return {"placeholder": "the input", "output": "the output"}.get(node.op) or kind(node) or node.name
 
 
 def _fold_those_that_agree(

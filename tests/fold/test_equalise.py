@@ -1,0 +1,237 @@
+"""Channels of one size between two layers: the same outputs, fairer ranges, and int8 that no longer collapses."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from dimwise import fold
+from dimwise.data.sets import Data, Normalise, Split
+from dimwise.errors import DataError, ModelError, UserError
+from dimwise.fold._modules import difference
+from dimwise.fold.equalise import EqualiseConfig, Pair, equalise, equalised, find
+from dimwise.fold.quantize import QuantizeConfig, quantize
+from dimwise.models import MODELS, build
+
+GREY = ("guide_cnn", "lenet5", "fast_cnn")
+
+
+def looks(shape: tuple[int, ...], inputs: Tensor | None = None) -> fold.Evidence:
+    inputs = torch.zeros(4, *shape) if inputs is None else inputs
+    split = Split(inputs, torch.zeros(len(inputs), dtype=torch.long))
+    data = Data("made", split, split, split, ("a", "b"), Normalise(1.0, (0.0,) * shape[0], (1.0,) * shape[0]))
+    return fold.evidence(
+        data, example=torch.zeros(1, *shape), score=lambda _: 1.0, cost=lambda _: {"params": 1.0, "macs": 1.0}
+    )
+
+
+def stretched(net: nn.Module, seed: int = 0) -> nn.Module:
+    """Weights and norms whose channels have very different sizes."""
+    generator = torch.Generator().manual_seed(seed)
+    for module in net.modules():
+        weight = getattr(module, "weight", None)
+        if isinstance(weight, Tensor) and weight.dim() >= 1:
+            sizes = 10 ** (2 * torch.rand(len(weight), generator=generator) - 1)
+            weight.data *= sizes.view(-1, *[1] * (weight.dim() - 1))
+    return net.eval()
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("resnet56", "resnet50", "resnet152")])
+def test_every_model_of_the_table_computes_the_same(name):
+    """Of one family of blocks one is enough: the three deep ones are left out for their time alone."""
+    torch.manual_seed(0)
+    shape = (1, 28, 28) if name in GREY else (3, 16, 16)
+    try:
+        net = stretched(build(name, shape, 5, width=0.25))
+    except ModelError:
+        pytest.skip("takes another kind of input")
+    before = copy.deepcopy(net.state_dict())
+    made, report = equalise(net, EqualiseConfig(), looks(shape))
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    assert difference(net, made, x) < 1e-4
+    assert all(torch.equal(value, before[key]) for key, value in net.state_dict().items())
+    layers = {n for n, m in net.named_modules() if isinstance(m, (nn.Conv2d, nn.Linear))}
+    told = {row["name"] for row in report.layers} | set(report.untouched)
+    assert layers <= told
+    if name in ("mlp", "guide_cnn", "small_cnn", "fast_cnn", "resnet20", "resnet18"):
+        assert report.layers
+    if name == "mobilenetv2":
+        assert any("hardtanh follows" in why for why in report.untouched.values())
+
+
+# The mathematics
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (nn.Conv2d(3, 6, 3), nn.Conv2d(6, 4, 1)),
+        (nn.Conv2d(3, 6, 3), nn.Conv2d(6, 6, 3, groups=6, bias=False)),
+        (nn.Conv2d(3, 6, 3), nn.Conv2d(6, 12, 3, groups=6)),
+        (nn.Conv2d(3, 6, 3, bias=False), nn.Conv2d(6, 4, 3, groups=2)),
+        (nn.Conv2d(3, 6, 3), nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 4))),
+        (nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 6)), nn.Linear(6, 4)),
+    ],
+)
+def test_ranges_meet_at_their_geometric_mean(first, second):
+    torch.manual_seed(0)
+    net = stretched(nn.Sequential(first, nn.ReLU(), second))
+    x = torch.randn(2, 3, 8, 8)
+    pairs, _ = find(net, x)
+    assert len(pairs) == 1
+    made, (s,) = equalised(net, pairs, EqualiseConfig(), looks((3, 8, 8)))
+    assert difference(net, made, x) < 1e-5
+
+    def ranges(of: nn.Module) -> tuple[Tensor, Tensor]:
+        one, two = of.get_submodule(pairs[0].first).weight, of.get_submodule(pairs[0].second).weight
+        reads = []
+        for c in range(6):  # by definition: what of the second layer multiplies channel c
+            if isinstance(of.get_submodule(pairs[0].second), nn.Linear):
+                n = pairs[0].n_positions
+                reads.append(two[:, c * n : (c + 1) * n].abs().max())
+            else:
+                groups = of.get_submodule(pairs[0].second).groups
+                width, high = 6 // groups, len(two) // groups
+                g = c // width
+                reads.append(two[g * high : (g + 1) * high, c % width].abs().max())
+        return one.detach().flatten(1).abs().amax(1), torch.stack(reads).detach()
+
+    r1, r2 = ranges(net)
+    after1, after2 = ranges(made)
+    torch.testing.assert_close(after1, (r1 * r2).sqrt(), rtol=2e-3, atol=0)
+    torch.testing.assert_close(after2, (r1 * r2).sqrt(), rtol=2e-3, atol=0)
+    torch.testing.assert_close(s.float(), (r1 / r2).sqrt(), rtol=2e-3, atol=0)
+
+
+def test_a_chain_settles():
+    torch.manual_seed(0)
+    net = stretched(nn.Sequential(*[m for _ in range(4) for m in (nn.Linear(8, 8), nn.LeakyReLU())], nn.Linear(8, 2)))
+    x = torch.randn(5, 8)
+    pairs, untouched = find(net, x[:2])
+    assert pairs == [Pair(str(2 * i), str(2 * i + 2)) for i in range(4)]
+    assert untouched == {"8": "its output is the network's"}
+    made, _ = equalised(net, pairs, EqualiseConfig(rounds=200), looks((8,)))
+    assert difference(net, made, x) < 1e-5
+    for pair in pairs:
+        one, two = made.get_submodule(pair.first).weight, made.get_submodule(pair.second).weight
+        torch.testing.assert_close(one.abs().amax(1), two.abs().amax(0), rtol=0.02, atol=0)
+
+
+def test_measured_activations_replace_the_weights_of_the_first_layer():
+    torch.manual_seed(0)
+    net = stretched(nn.Sequential(nn.Linear(8, 6), nn.ReLU(), nn.Linear(6, 2)))
+    x = torch.randn(100, 8)
+    evidence = looks((8,), x)
+    made, _ = equalise(net, EqualiseConfig(ranges="activations"), evidence)
+    assert difference(net, made, x) < 1e-5
+    with torch.no_grad():
+        seen, read = made[0](x).abs().amax(0), made[2].weight.abs().amax(0)
+    torch.testing.assert_close(seen, read, rtol=1e-3, atol=0)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.sampled_from([10.0, 1e4]))
+def test_dead_and_huge_channels_stay_finite_and_exact(seed, largest):
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(4, 5), nn.ReLU(), nn.Linear(5, 3)).eval()
+    with torch.no_grad():
+        net[0].weight[0] = 0
+        net[2].weight[:, 1] = 0
+        net[0].weight[2] *= 1e6
+    made, (s,) = equalised(net, [Pair("0", "2")], EqualiseConfig(largest=largest), looks((4,)))
+    assert s[0] == s[1] == 1
+    assert 1 / largest <= s.min()
+    assert s.max() <= largest * 1.0001
+    assert difference(net, made, torch.randn(3, 4)) < 1e-4
+
+
+# What it is for
+
+
+def test_int8_no_longer_collapses(network, digits, graph_of, evidence):
+    net = copy.deepcopy(network)
+    with torch.no_grad():
+        net[0].weight[:4] *= 3000
+        net[0].bias[:4] *= 3000
+        net[2].weight[:4] /= 3000
+    plain = QuantizeConfig(repair=False)
+    _, broken = quantize(graph_of(net, digits.normalise, (1, 8, 8)), plain, evidence)
+    made, report = equalise(net, EqualiseConfig(), evidence)
+    _, mended = quantize(graph_of(made, digits.normalise, (1, 8, 8)), plain, evidence)
+    assert broken.score_after < broken.score_before - 0.05
+    assert mended.score_after > mended.score_before - 0.01
+    assert report.score_after == report.score_before
+    assert next(row for row in report.layers if row["name"] == "0")["largest_scale"] > 1000
+
+
+# What stays, and what is told
+
+
+class Residual(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.a(x))
+        return self.c(F.gelu(self.b(x)) + x)
+
+
+def test_what_others_read_stays():
+    pairs, untouched = find(Residual().eval(), torch.zeros(2, 4))
+    assert pairs == []
+    assert untouched == {
+        "a": "its output is read in several places",
+        "b": "gelu follows, which is not homogeneous",
+        "c": "its output is the network's",
+    }
+
+
+def test_relu6_is_kept_or_replaced():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU6(), nn.Conv2d(4, 2, 1)).eval()
+    made, report = equalise(net, EqualiseConfig(), looks((3, 4, 4)))
+    assert report.layers == []
+    assert report.untouched["0"] == "hardtanh follows, which is not homogeneous"
+    made, report = equalise(net, EqualiseConfig(relu6="relu"), looks((3, 4, 4)))
+    assert [type(m).__name__ for m in made] == ["Conv2d", "Identity", "ReLU", "Conv2d"]
+    assert [(row["name"], row["into"]) for row in report.layers] == [("0", "3")]
+    assert isinstance(net[2], nn.ReLU6)
+    x = torch.randn(2, 3, 4, 4)  # small: no bound is met
+    assert difference(net, made, x) < 1e-5
+
+
+class Reading(nn.Module):
+    """Reads its own weights in the forward pass: scaling changes what it computes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.a(x))) * self.a.bias.sum()
+
+
+def test_a_pair_that_changes_the_outputs_stays():
+    net = stretched(Reading())
+    made, report = equalise(net, EqualiseConfig(), looks((4,)))
+    assert report.layers == []
+    assert "outputs are off by" in report.untouched["a"]
+    assert difference(net, made, torch.randn(2, 4)) == 0
+
+
+def test_bad_input_is_told():
+    with pytest.raises(UserError, match=r"equalise was given a str; expected a torch\.nn\.Module"):
+        equalise("model", EqualiseConfig(), looks((4,)))
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
+    with pytest.raises(DataError, match="training split of 'made' is empty: no activation to measure"):
+        equalise(net, EqualiseConfig(ranges="activations"), looks((4,), torch.zeros(0, 4)))
+    with pytest.raises(ModelError, match="layer '0' returns NaN or infinity"):
+        equalise(net, EqualiseConfig(ranges="activations"), looks((4,), torch.full((4, 4), np.nan)))
