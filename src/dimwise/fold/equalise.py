@@ -227,9 +227,8 @@ def equalised(
     """A copy of ``model`` with the channels of all pairs at one size, and the scale s (C,) of each pair."""
     made = deepcopy(model)
     seen = _largest_activations(made, pairs, config, evidence) if config.ranges == "activations" else {}
-    total: list[Tensor] = []
-    for pair in pairs:
-        total.append(torch.ones(len(made.get_submodule(pair.first).weight), dtype=torch.float64))
+    n_channels = [len(made.get_parameter(f"{pair.first}.weight")) for pair in pairs]
+    total = [torch.ones(n, dtype=torch.float64) for n in n_channels]
     for _ in range(config.rounds):
         moved = 0.0
         for pair, s in zip(pairs, total, strict=True):
@@ -244,7 +243,7 @@ def equalised(
 
 def _step(model: nn.Module, pair: Pair, seen: dict[str, Tensor], so_far: Tensor, largest: float) -> Tensor:
     """(C,) float64 √(r₁ / r₂), within what is left of the limits; 1 for a channel that nobody makes or reads."""
-    weight = model.get_submodule(pair.first).weight.detach().double().cpu()
+    weight = model.get_parameter(f"{pair.first}.weight").detach().double().cpu()
     r1 = seen[pair.first] / so_far if seen else weight.flatten(1).abs().amax(1)
     r2 = _read(model, pair).abs().flatten(1).amax(1)
     alive = (r1 > 0) & (r2 > 0)
