@@ -127,6 +127,8 @@ def ranked(channels: Channels, scores: Scores, config: PruneConfig) -> list[Rank
 def legal(group: Group, config: PruneConfig) -> Labels:
     """Numbers of classes that give whole multiples of ``round_to`` channels, not too few; and all of them."""
     n = len(group.classes)
+    if group.heads:  # what is inside a head keeps its width
+        return np.arange(1, n + 1)
     widths = [(k, k * group.unit) for k in range(1, n)]
     return np.array([k for k, w in widths if w % config.round_to == 0 and w >= config.min_channels] + [n])
 

@@ -16,12 +16,13 @@ operators in ``_rules.py``); ``_cut.py`` makes the smaller network.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from torch import nn
 
 Labels = npt.NDArray[np.int64]
 Alive = npt.NDArray[np.bool_]
@@ -67,6 +68,31 @@ class Padding:
 
 
 @dataclass(frozen=True)
+class Site:
+    """A call in a forward pass that names sizes, such as ``x.view(n, t, heads, width)``, with what they count."""
+
+    module: str
+    """Qualified name of the module whose forward pass it is in."""
+    kind: str
+    """``view``, ``reshape``, ``unflatten``, ``split``, ``expand`` or ``zeros``."""
+    rank: int
+    """How many sizes there are (for ``split``: parts)."""
+    counts: tuple[tuple[int, Labels], ...]
+    """(place among the sizes, (size, others) the classes of each slice along that dimension)."""
+    n_inputs: int
+    """Batch size of the trace: a dimension into which the batch was folded repeats its classes as often."""
+
+    def relabelled(self, label: Labels) -> Site | None:
+        """With classes for atoms, of those places whose size may change; None when there are none."""
+        counts = tuple((place, label[atoms]) for place, atoms in self.counts if (label[atoms] >= 0).any())
+        return replace(self, counts=counts) if counts else None
+
+    def worth_changing(self, model: nn.Module) -> bool:
+        """PyTorch's own layers keep their sizes in attributes, which are set."""
+        return not type(model.get_submodule(self.module)).__module__.startswith("torch.nn")
+
+
+@dataclass(frozen=True)
 class Group:
     """Classes made by the same layers. Removing k of them makes each of these layers narrower."""
 
@@ -75,6 +101,8 @@ class Group:
     classes: Labels
     n_channels: int
     """Channels of these classes in the first layer; more than classes where grouped kernels tie several."""
+    heads: bool = False
+    """Whether each class is a whole attention head: widths inside stay, so any number of them may leave."""
 
     @property
     def name(self) -> str:
@@ -98,8 +126,23 @@ class Channels:
     paddings: tuple[Padding, ...]
     untouched: dict[str, str]
     """Layer -> why none of its channels can leave."""
-    exact: bool
-    """Whether removing a channel equals silencing it; false where a norm takes its statistics over channels."""
+    inexact: Alive
+    """(n_classes,) over which a norm takes its statistics: removing one is not quite the same as silencing it."""
+    sites: tuple[Site, ...] = ()
+    """Where the forward pass names sizes that may change."""
+    gates: dict[str, int] = field(default_factory=dict)
+    """Recurrent layer -> rows of its weights for one unit."""
+    rewrites: bool = False
+    """Whether these calls have to be given other sizes in a smaller network; see ``_sizes.py``."""
+
+    @property
+    def exact(self) -> bool:
+        """Whether removing a channel equals silencing it, for all of them."""
+        return not bool(self.inexact.any())
+
+    def is_exact(self, group: Group) -> bool:
+        """Whether removing channels of this group equals silencing them."""
+        return not bool(self.inexact[group.classes].any())
 
     def all_alive(self) -> Alive:
         """(n_classes,) of True."""

@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from dimwise.fold._channels import Alive, Axis, Channels, Labels, stays
+from dimwise.fold._heads import fewer_heads_
+from dimwise.fold._sizes import rewrite_
 
 
 def cut(model: nn.Module, channels: Channels, alive: Alive) -> nn.Module:
@@ -43,6 +45,8 @@ def cut(model: nn.Module, channels: Channels, alive: Alive) -> nn.Module:
         module = small.get_submodule(padding.module)
         module.zeros_before = int(stays(padding.before, alive).sum())  # type: ignore[assignment]
         module.zeros_after = int(stays(padding.after, alive).sum())  # type: ignore[assignment]
+    if channels.rewrites:
+        rewrite_(small, channels.sites, alive)
     return small
 
 
@@ -71,7 +75,7 @@ def disagreement(model: nn.Module, channels: Channels, alive: Alive, x: Tensor) 
             return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
     if [t.shape for t in got] != [t.shape for t in want]:
         return f"output {_shapes(got)} instead of {_shapes(want)}"
-    if not channels.exact:
+    if channels.inexact[~alive].any():
         return None
     for a, b in zip(got, want, strict=True):
         scale = b.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
@@ -146,6 +150,12 @@ def _resize(module: nn.Module) -> None:
         module.embedding_dim = module.weight.shape[1]
     elif isinstance(module, nn.PReLU):
         module.num_parameters = len(module.weight)
+    elif isinstance(module, (nn.RNNBase, nn.RNNCellBase)):
+        layer = "" if isinstance(module, nn.RNNCellBase) else "_l0"
+        module.input_size = getattr(module, f"weight_ih{layer}").shape[1]
+        module.hidden_size = getattr(module, f"weight_hh{layer}").shape[1]
+    elif isinstance(module, nn.MultiheadAttention):
+        fewer_heads_(module)
 
 
 def _positions(mask: Alive, like: Tensor) -> Tensor:

@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import fx, nn
 
-from dimwise.fold._channels import Axis, Channels, Group, Labels, Padding, Product, Role
+from dimwise.fold._channels import Axis, Channels, Group, Labels, Padding, Product, Role, Site
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,20 @@ class Value:
     """(shape[dim],) the channel at each position, −1 for one that stays; None when all stay."""
     tensor: str | None = None
     """Qualified name, when this is a parameter or buffer as it is."""
+    site: int | None = None
+    """Index of the place in the code that gave it its size, when it is made of zeros."""
+
+
+@dataclass(frozen=True)
+class Grid(Value):
+    """A tensor along several of whose dimensions channels lie, such as heads and their inner width.
+
+    Only rules that know grids see one; for all others it is settled first: its channels then leave together in
+    lines, so that they lie along a single dimension.
+    """
+
+    grid: Labels = field(default_factory=lambda: np.full((), -1))
+    """The channel at each position, of the tensor's rank; size 1 along dimensions where they are all the same."""
 
 
 @dataclass(frozen=True)
@@ -108,8 +122,9 @@ class Atoms:
 class Flow:
     """The walk: what it has seen so far."""
 
-    def __init__(self, rules: dict[str, Rule], model: nn.Module, n_inputs: int) -> None:
+    def __init__(self, rules: dict[str, Rule], model: nn.Module, n_inputs: int, of_grids: frozenset[str]) -> None:
         self.rules = rules
+        self.of_grids = of_grids
         self.model = model
         self.n_inputs = n_inputs
         self.atoms = Atoms()
@@ -117,7 +132,15 @@ class Flow:
         self.products: list[Product] = []
         self.paddings: list[Padding] = []
         self.spent: dict[str, str] = {}  # parameters used in a way that is not followed, and by what
-        self.exact = True
+        self.inexact: set[int] = set()
+        """Channels over which a norm takes its statistics: the others change when one leaves."""
+        self.heads: set[int] = set()
+        """Channels that are the inside of attention heads, any number of which may leave."""
+        self.gates: dict[str, int] = {}
+        """How many rows of a recurrent layer's weights make one unit."""
+        self.grids: list[Labels] = []
+        self.sites: list[Site] = []
+        """Places where the forward pass names a size, with atoms for classes."""
 
     # What rules may do ------------------------------------------------------------------------------------------
 
@@ -125,6 +148,8 @@ class Flow:
         """The channels of a value stay; a parameter's too, wherever else it is used."""
         if value.atoms is not None:
             self.atoms.fix(value.atoms.tolist(), reason)
+        if isinstance(value, Grid):
+            self.atoms.fix(value.grid.ravel().tolist(), reason)
         if value.tensor is not None:
             self.spent.setdefault(value.tensor, reason)
 
@@ -133,6 +158,10 @@ class Flow:
         known = self.axes.setdefault((tensor, dim), (labels, role))
         if known[0] is not labels:
             self.atoms.unite(known[0], labels, f"{tensor} is shared with channels that stay")
+
+    def count(self, site: int, place: int, labels: Labels) -> None:
+        """A size named in the code turns out to count these channels."""
+        self.sites[site] = replace(self.sites[site], counts=((place, labels[:, None]),))
 
     def along(self, value: Value, dim: int, reason: str) -> Labels:
         """The atoms of a value along one dimension; channels that lie along another one stay."""
@@ -168,6 +197,53 @@ class Flow:
             else:
                 self.fix(v, f"its numbers are shared by all channels of {op.name}")
         return carrying(shape, dim, merged)
+
+    def shaped(self, shape: tuple[int, ...], grid: Labels) -> Value:
+        """The value whose channels lie as in ``grid`` (of the same rank, size 1 where they do not vary)."""
+        dims = self._varying(grid)
+        index = tuple(slice(None) if d in dims else slice(1) for d in range(grid.ndim))
+        if len(dims) > 1:
+            self.grids.append(grid[index])
+            return Grid(shape, grid=grid[index])
+        if not dims:
+            if (grid >= 0).any():
+                self.atoms.fix(grid.ravel().tolist(), "it is a single channel")
+            return Value(shape)
+        return carrying(shape, dims[0], grid[index].ravel())
+
+    def grid_of(self, value: Value) -> Labels:
+        """The channels of any value as a grid; −1 where there are none."""
+        if isinstance(value, Grid):
+            return value.grid
+        if value.atoms is None:
+            return np.full((1,) * len(value.shape), -1)
+        return value.atoms.reshape([-1 if d == value.dim else 1 for d in range(len(value.shape))])
+
+    def even(self, grid: Labels, dim: int) -> Labels:
+        """Channels along one dimension leave together; returns the grid without it."""
+        first, *others = (grid.take([i], dim) for i in range(grid.shape[dim]))
+        for other in others:
+            self.atoms.unite(first.ravel(), other.ravel(), "it is one of several that leave together, and one stays")
+        return first
+
+    def settle(self, value: Value) -> Value:
+        """A grid becomes a line along its longest dimension: whole slices of it leave."""
+        if not isinstance(value, Grid):
+            return value
+        grid = self._line(value.grid)
+        return self.shaped(value.shape, grid)
+
+    def _line(self, grid: Labels) -> Labels:
+        dims = self._varying(grid)
+        longest = max(dims, key=lambda d: grid.shape[d], default=0)
+        for dim in dims:
+            if dim != longest:
+                grid = self.even(grid, dim)
+        return grid
+
+    def _varying(self, grid: Labels) -> list[int]:
+        found = np.array([self.atoms.find(a) if a >= 0 else -1 for a in grid.ravel().tolist()]).reshape(grid.shape)
+        return [d for d, n in enumerate(grid.shape) if n > 1 and (found != found.take([0], d)).any()]
 
     def adopt(self, value: Value) -> Value:
         """A parameter with one long axis becomes channels of its own, to be reshaped and united like any others."""
@@ -211,6 +287,8 @@ class Flow:
         if len(inner) == 1 and name.startswith("wrap_with_"):  # a with-block: no_grad, autocast
             return self.walk(inner[0].graph, args[args.index(inner[0]) + 1 :])
         op = _operator(node, args, kwargs)
+        if op.name not in self.of_grids and torch.Tag.pointwise not in getattr(node.target, "tags", ()):
+            op = replace(op, args={name: self._settled(arg) for name, arg in op.args.items()})
         if any(not isinstance(n, int) for shape in op.shapes for n in shape):
             return self.unknown(op, f"{op.name} returns a size that depends on the data")
         rule = self.rules.get(op.name)
@@ -218,11 +296,19 @@ class Flow:
             rule = self.rules["pointwise"]
         return self.unknown(op) if rule is None else rule(self, op)
 
+    def _settled(self, arg: Any) -> Any:
+        if isinstance(arg, (list, tuple)):
+            return type(arg)(self._settled(a) for a in arg)
+        return self.settle(arg) if isinstance(arg, Value) else arg
+
     # What it found ----------------------------------------------------------------------------------------------
 
     def channels(self) -> Channels:
         """Number the classes that can leave, and sort them into groups."""
         atoms = self.atoms
+        while any(len(self._varying(grid)) > 1 for grid in self.grids):  # what one settles may tie another
+            for grid in self.grids:
+                self._line(grid)
         for (tensor, _), (labels, _) in self.axes.items():
             if tensor in self.spent:
                 atoms.fix(labels.tolist(), self.spent[tensor])
@@ -237,10 +323,18 @@ class Flow:
             n_classes=len(free),
             axes=axes,
             products=tuple(self.products),
-            groups=_groups(atoms, {free[root]: members[root] for root in free}, axes),
+            groups=_groups(self, {free[root]: members[root] for root in free}, axes),
+            gates=self.gates,
             paddings=tuple(Padding(p.module, label[p.before], label[p.after]) for p in self.paddings),
             untouched=_untouched(atoms, why),
-            exact=self.exact,
+            inexact=np.isin(np.arange(len(free)), label[sorted(self.inexact)])
+            if self.inexact
+            else np.zeros(len(free), bool),
+            sites=tuple(
+                site
+                for s in self.sites
+                if (site := s.relabelled(label)) is not None and site.worth_changing(self.model)
+            ),
         )
 
 
@@ -259,16 +353,18 @@ def _reason(atoms: Atoms, family: list[int]) -> str:
     return "" if any(atoms.maker[a] for a in family) else "no layer makes it"
 
 
-def _groups(atoms: Atoms, families: dict[int, list[int]], axes: tuple[Axis, ...]) -> tuple[Group, ...]:
+def _groups(flow: Flow, families: dict[int, list[int]], axes: tuple[Axis, ...]) -> tuple[Group, ...]:
     """Classes with the same makers form a group: of those, any may leave and the layers stay rectangular."""
+    atoms, heads = flow.atoms, {flow.atoms.find(a) for a in flow.heads if a >= 0}
     by_makers: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for number, family in families.items():
         by_makers[tuple(dict.fromkeys(atoms.maker[a] for a in family if atoms.maker[a]))].append(number)
     groups = []
     for layers, classes in by_makers.items():
         made = [axis.labels for axis in axes if axis.role == "makes" and axis.layer == layers[0]]
-        n_channels = max(int(np.isin(labels, classes).sum()) for labels in made)
-        groups.append(Group(layers, np.array(classes), n_channels))
+        n_channels = max(int(np.isin(labels, classes).sum()) for labels in made) // flow.gates.get(layers[0], 1)
+        whole = all(atoms.find(families[c][0]) in heads for c in classes)
+        groups.append(Group(layers, np.array(classes), n_channels, whole))
     return tuple(groups)
 
 

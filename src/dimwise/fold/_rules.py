@@ -1,8 +1,9 @@
 """What each operator does to channels: one small rule per family, and a table from ATen names to rules.
 
 A rule takes the walk and one operator and returns the :class:`~dimwise.fold._flow.Value` of its output. It ties the
-axes of the weights it meets and fixes what it cannot follow. To teach the walk a new operator (an LSTM, attention
-heads), write its rule and add its name to :data:`RULES`.
+axes of the weights it meets and fixes what it cannot follow. To teach the walk a new operator, write its rule and add
+its name to :data:`RULES`. Rules of reshaping, matrix products and attention are in ``_grids.py``, of recurrent layers
+in ``_recurrent.py``.
 """
 
 from __future__ import annotations
@@ -12,11 +13,11 @@ import re
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from dimwise.fold._channels import Labels, Padding, Product
-from dimwise.fold._flow import Flow, Op, Rule, Value, carrying
+from dimwise.fold._flow import Flow, Grid, Op, Rule, Value, carrying
+from dimwise.fold._grids import attention, matrix_product, meet, movement, zeros
+from dimwise.fold._recurrent import recurrent, recurrent_cell
 
 # Layers with weights -----------------------------------------------------------------------------------------------
 
@@ -90,6 +91,11 @@ def batch_norm(flow: Flow, op: Op) -> Any:
 def layer_norm(flow: Flow, op: Op) -> Any:
     """x (..., C) over its last dimension, with vectors (C,): any channel may leave, but the statistics change."""
     x, over = op.args["input"], len(op.args["normalized_shape"])
+    if isinstance(x, Grid):  # over the inner width of heads: a head leaves whole
+        grid = x.grid
+        for dim in range(len(x.shape) - over, len(x.shape)):
+            grid = flow.even(grid, dim)
+        x = flow.settle(flow.shaped(x.shape, grid))
     if x.atoms is None or x.dim < len(x.shape) - over:  # whole channels are normalised, each by itself
         for vector in (op.args.get("weight"), op.args.get("bias")):
             if vector is not None:
@@ -98,7 +104,7 @@ def layer_norm(flow: Flow, op: Op) -> Any:
     weight = op.args.get("weight")
     if over != 1 or weight is None or weight.tensor is None:
         return flow.unknown(op, "its channels are normalised together without a weight of their own")
-    flow.exact = False
+    flow.inexact.update(x.atoms[x.atoms >= 0].tolist())
     _tie_vector(flow, weight, x.atoms)
     _tie_vector(flow, op.args.get("bias"), x.atoms)
     return carrying(op.shape, -1, x.atoms)
@@ -113,7 +119,7 @@ def group_norm(flow: Flow, op: Op) -> Any:
     _evenly(flow, atoms, n_groups)
     for name in ("weight", "bias"):
         _tie_vector(flow, op.args.get(name), atoms)
-    flow.exact &= bool((atoms < 0).all())
+    flow.inexact.update(atoms[atoms >= 0].tolist())
     return carrying(op.shape, 1, atoms)
 
 
@@ -130,14 +136,18 @@ def prelu(flow: Flow, op: Op) -> Any:
 
 def pointwise(flow: Flow, op: Op) -> Any:
     """Element by element: activations, sums (residual links), products (gates)."""
-    return flow.join(op, op.values(), op.shape)
+    values = op.values()
+    return meet(flow, op, values) if any(isinstance(v, Grid) for v in values) else flow.join(op, values, op.shape)
 
 
 def same(flow: Flow, op: Op) -> Any:
     """One input, unchanged for us: dropout, copies, casts."""
     x = op.values()[0]
+    if isinstance(x, Grid):
+        return flow.shaped(op.shape, x.grid)
     if x.atoms is None:
         flow.fix(x, f"it passes through {op.name}")
+        return Value(op.shape, site=x.site)
     return carrying(op.shape, x.dim, x.atoms)
 
 
@@ -176,28 +186,6 @@ def concatenation(flow: Flow, op: Op) -> Any:
     return carrying(
         op.shape, dim, np.concatenate([np.full(p.shape[dim], -1) if p.atoms is None else p.atoms for p in parts])
     )
-
-
-def movement(flow: Flow, op: Op) -> Any:
-    """Reshape, permute, slice, split, expand: the operator itself is applied to a tensor of atoms."""
-    name, x = next((k, v) for k, v in op.args.items() if isinstance(v, Value))
-    x = flow.adopt(x)
-    if x.atoms is None:
-        return flow.unknown(op)
-    along = [1] * len(x.shape)
-    along[x.dim] = -1
-    atoms = torch.from_numpy(x.atoms).view(along).expand(x.shape).contiguous()
-    moved = op.target(**{**op.args, name: atoms})
-    pieces = [moved] if isinstance(moved, Tensor) else list(moved)
-    values = [_read_off(flow, op, x, piece) for piece in pieces]
-    before = set(x.atoms.tolist())
-    if any(v.atoms is not None and set(v.atoms.tolist()) != before for v in values):
-        if op.name != "chunk" or len({v.shape for v in values}) > 1:
-            return flow.unknown(op, f"its channels are cut by {op.name} at positions written in the code")
-        first, *others = np.split(x.atoms, len(values))
-        for other in others:  # equal parts stay equal if position i of all of them leaves together
-            flow.atoms.unite(first, other, "it is cut into parts that must stay equal, and some of one stay")
-    return values[0] if isinstance(moved, Tensor) else values
 
 
 def padding(flow: Flow, op: Op) -> Any:
@@ -266,20 +254,18 @@ def _keeps_padding(flow: Flow, name: str, low: int, high: int) -> bool:
     return (getattr(module, "zeros_before", None), getattr(module, "zeros_after", None)) == (low, high)
 
 
-def _read_off(flow: Flow, op: Op, x: Value, atoms: Tensor) -> Value:
-    """Back from a full tensor of atoms to the one dimension along which they vary."""
-    shape = tuple(atoms.shape)
-    varying = [d for d, n in enumerate(shape) if n > 1 and not torch.equal(atoms.narrow(d, 0, 1).expand(shape), atoms)]
-    if not varying and (atoms < 0).all():
-        return Value(shape)  # a part of which all channels stay anyway
-    if len(varying) != 1:  # two after a split of the channels; none for a single channel
-        what = "its channels are spread over several dimensions by" if varying else "a single channel passes through"
-        flow.fix(x, f"{what} {op.name}")
-        return Value(shape)
-    index: list[Any] = [0] * len(shape)
-    index[varying[0]] = slice(None)
-    return carrying(shape, varying[0], atoms[tuple(index)].numpy())
-
+SAME = (
+    *("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"),
+    *("contiguous", "clone", "detach", "alias", "to", "_to_copy", "type_as"),
+)
+MOVEMENTS = (
+    *("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"),
+    *("permute", "transpose", "movedim", "swapaxes", "t", "numpy_T", "expand", "flip", "repeat"),
+    *("slice", "select", "narrow", "chunk", "split", "split_with_sizes", "unbind"),
+)
+PRODUCTS = ("matmul", "bmm", "baddbmm")
+OF_GRIDS = frozenset((*SAME, *MOVEMENTS, *PRODUCTS, "scaled_dot_product_attention", "layer_norm", "rms_norm"))
+"""Operators whose rules know channels that lie along several dimensions."""
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(("conv1d", "conv2d", "conv3d"), conv),
@@ -291,8 +277,7 @@ RULES: dict[str, Rule] = {
     "group_norm": group_norm,
     "prelu": prelu,
     "pointwise": pointwise,
-    **dict.fromkeys(("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout"), same),
-    **dict.fromkeys(("contiguous", "clone", "detach", "alias", "to", "_to_copy", "type_as"), same),
+    **dict.fromkeys(SAME, same),
     **{
         f"{family}{n}d{suffix}": spatial
         for n in (1, 2, 3)
@@ -312,9 +297,12 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(("mean", "sum", "prod", "amax", "amin", "max", "min", "std", "var", "logsumexp"), reduction),
     **dict.fromkeys(("softmax", "log_softmax", "argmax", "argmin", "cumsum", "linalg_vector_norm"), reduction),
     **dict.fromkeys(("cat", "concat", "concatenate"), concatenation),
-    **dict.fromkeys(("view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze"), movement),
-    **dict.fromkeys(("permute", "transpose", "movedim", "swapaxes", "t", "numpy_T", "expand", "flip"), movement),
-    **dict.fromkeys(("slice", "select", "narrow", "chunk", "split", "split_with_sizes", "unbind"), movement),
+    **dict.fromkeys(MOVEMENTS, movement),
+    **dict.fromkeys(PRODUCTS, matrix_product),
+    "scaled_dot_product_attention": attention,
+    **dict.fromkeys(("zeros", "new_zeros"), zeros),
+    **dict.fromkeys(("lstm", "gru", "rnn_tanh", "rnn_relu"), recurrent),
+    **dict.fromkeys(("lstm_cell", "gru_cell", "rnn_tanh_cell", "rnn_relu_cell"), recurrent_cell),
     **dict.fromkeys(("pad", "constant_pad_nd"), padding),
     "_assert_tensor_metadata": nothing,
 }

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr
 from copy import deepcopy
+from dataclasses import replace
 from io import StringIO
 
 import torch
@@ -16,8 +17,9 @@ from torch.export.graph_signature import InputKind
 
 from dimwise.errors import ModelError
 from dimwise.fold._channels import Channels
+from dimwise.fold._cut import disagreement
 from dimwise.fold._flow import Flow, Value
-from dimwise.fold._rules import RULES
+from dimwise.fold._rules import OF_GRIDS, RULES
 
 
 def trace(model: nn.Module, example: Tensor) -> Channels:
@@ -38,10 +40,12 @@ def trace(model: nn.Module, example: Tensor) -> Channels:
         >>> found.macs(found.all_alive())  # 2 · 2 positions · 8 · 3 · 3 · 3 + 32 · 2
         928.0
     """
-    program = exported(deepcopy(model).eval(), example)
+    quiet = deepcopy(model).eval()
+    program = exported(quiet, example)
+    program.graph.eliminate_dead_code()  # what nobody reads, such as averaged attention weights, ties nothing
     specs = program.graph_signature.input_specs
     holders = [n for n in program.graph.nodes if n.op == "placeholder"]
-    flow = Flow(RULES, model, n_inputs=len(example))
+    flow = Flow(RULES, model, n_inputs=len(example), of_grids=OF_GRIDS)
     inputs = []
     for spec, node in zip(specs, holders, strict=True):
         shape = tuple(getattr(node.meta.get("val"), "shape", ()))
@@ -51,7 +55,18 @@ def trace(model: nn.Module, example: Tensor) -> Channels:
     for output in outputs:
         if isinstance(output, Value):
             flow.fix(output, "they are the network's outputs")
-    return flow.channels()
+    channels = flow.channels()
+    if channels.sites and _names_sizes(quiet, channels, example):
+        return replace(channels, rewrites=True)
+    return channels
+
+
+def _names_sizes(model: nn.Module, channels: Channels, example: Tensor) -> bool:
+    """Whether a network with half of each group gone fails unless the calls that name sizes are given other ones."""
+    alive = channels.all_alive()
+    for group in channels.groups:
+        alive[group.classes[(len(group.classes) + 1) // 2 :]] = False
+    return disagreement(model, channels, alive, example) is not None
 
 
 def exported(model: nn.Module, example: Tensor) -> ExportedProgram:

@@ -21,16 +21,21 @@ two timings for each for ``latency``, eight for a target in ms; then ``epochs`` 
 cost less than half a point; below a quarter, distil a narrow network instead.
 
 Pitfalls: MACs are not milliseconds: measure. Narrow layers need multiples of 8 (``round_to``) to fill vector registers.
-Without fine-tuning scores collapse. Statistics over channels (LayerNorm, GroupNorm) change when channels leave.
-Attention and LSTMs stay whole for now. A forward pass with channel counts written into its code is found out by
-running the smaller network against the silenced original; its layers are left alone.
+Without fine-tuning scores collapse. Statistics over channels (LayerNorm, GroupNorm) change when channels leave, so such
+groups, a Transformer's residual stream among them, stay whole unless the target needs them (``norms``); attention
+heads and hidden units leave first. Heads leave whole; an LSTM's unit leaves in all layers and directions, as a module
+has one hidden size. Sizes written into a forward pass (``view(b, t, heads, width)``, ``view(-1, 1600)``, zeros for a
+first state) are given other numbers on their way, which costs eager PyTorch microseconds a call and exports nothing;
+any other count in the code is found out by running the smaller network against the silenced original, and its layers
+are left alone. Packed cross-attention (``nn.TransformerDecoder``) and packed sequences stay whole.
 
 Source: Li et al. 2017, arXiv:1608.08710 (L1, L2); Liu et al. 2017, arXiv:1708.06519 (γ); Molchanov et al. 2019,
 arXiv:1906.10771 (first-order Taylor); Fang et al. 2023, arXiv:2301.12900 (dependency graph over whole groups,
 group-sparse training). Deviation: dependencies are found by union-find on single channels of the exported graph, not
 by rules per module; Taylor is read where channels are read, so that norms and residuals count once.
 
-Evidence: tests/fold/test_prune.py (pruned equals silenced for every model of the table); benchmarks/.
+Evidence: tests/fold/test_prune.py and test_prune_sequences.py (pruned equals silenced for every model of the table,
+attention of six makes, recurrent layers, networks as users write them); benchmarks/.
 """
 
 from __future__ import annotations
@@ -87,6 +92,10 @@ class PruneConfig:
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
     """Cuts, each followed by its part of the fine-tuning; every one takes the same fraction. Default: all at once; 3
     for a cut below a third."""
+    norms: Literal["spare", "cut"] = "spare"
+    """Groups of channels over which a LayerNorm or GroupNorm takes its statistics, such as the residual stream of a
+    Transformer: spare leaves them whole while the others reach the target; cut treats all alike. Default: spare, since
+    what such a norm passes on changes when one of its channels leaves."""
     round_to: Annotated[int, Field(ge=1, le=256)] = 8
     """Kept channels are a multiple of this. Default: 8, one vector register; 4 is finer in thin networks."""
     min_channels: Annotated[int, Field(ge=1)] = 8
@@ -212,6 +221,14 @@ def plan(
     order = _order(model, channels, scores, config, evidence, clock)
 
     def within(asked: PruneConfig, channels: Channels) -> Alive:
+        if config.norms == "spare" and any(map(channels.is_exact, channels.groups)):
+            try:
+                return share(asked, sparing(channels))
+            except ModelError:
+                pass  # the others alone cannot reach it
+        return share(asked, channels)
+
+    def share(asked: PruneConfig, channels: Channels) -> Alive:
         kept = {g.name: order[g.name] for g in channels.groups} if order is not None else None
         if asked.params == 1:
             return allocate(channels, scores, asked, rest_macs=rest_macs, order=kept)
@@ -231,6 +248,14 @@ def plan(
         if left is channels:
             return channels, alive
         channels = left
+
+
+def sparing(channels: Channels) -> Channels:
+    """The same channels without the groups over which a norm takes its statistics."""
+    for group in channels.groups:
+        if not channels.is_exact(group):
+            channels = channels.without(group.name, "a norm takes its statistics over its channels")
+    return channels
 
 
 def _barred(model: nn.Module, channels: Channels, alive: Alive, x: Tensor) -> Channels:
@@ -323,13 +348,20 @@ def _rows(model: nn.Module, channels: Channels, small: nn.Module, config: PruneC
     """A row for each layer that makes fewer channels than before."""
     by_l1 = batch_norm_scale(model, channels)[1] if config.importance == "bn" else set()
     without_norm = {layer for g in channels.groups if g.name in by_l1 for layer in g.layers}
-    rows: list[dict[str, Any]] = []
+    inexact = {layer for g in channels.groups if not channels.is_exact(g) for layer in g.layers}
+    rows: dict[str, dict[str, Any]] = {}
     for axis in channels.axes:
-        n_after = attrgetter(axis.tensor)(small).shape[axis.dim]
+        n_after, gates = attrgetter(axis.tensor)(small).shape[axis.dim], channels.gates.get(axis.layer, 1)
         if axis.role == "makes" and n_after < len(axis.labels):
-            row = {"name": axis.layer, "channels_before": len(axis.labels), "channels_after": n_after}
-            rows.append(row | ({"importance": "l1: no BatchNorm scales it"} if axis.layer in without_norm else {}))
-    return rows
+            row = {
+                "name": axis.layer,
+                "channels_before": len(axis.labels) // gates,
+                "channels_after": n_after // gates,
+            }
+            row |= {"importance": "l1: no BatchNorm scales it"} if axis.layer in without_norm else {}
+            row |= {"exact": False} if axis.layer in inexact else {}
+            rows.setdefault(axis.layer, row)
+    return list(rows.values())
 
 
 def _kept_whole(channels: Channels, rows: list[dict[str, Any]], config: PruneConfig) -> dict[str, str]:
@@ -337,8 +369,12 @@ def _kept_whole(channels: Channels, rows: list[dict[str, Any]], config: PruneCon
     for group in channels.groups:
         if not changed.intersection(group.layers):
             narrow = len(legal(group, config)) == 1
-            few = f"no fewer channels are a multiple of {config.round_to} and at least {config.min_channels}"
-            reasons.update(dict.fromkeys(group.layers, few if narrow else "the target was met without it"))
+            why = "the target was met without it"
+            if narrow:
+                why = f"no fewer channels are a multiple of {config.round_to} and at least {config.min_channels}"
+            elif config.norms == "spare" and not channels.is_exact(group):
+                why = "a norm takes its statistics over its channels, and the target was met without it"
+            reasons.update(dict.fromkeys(group.layers, why))
     return reasons
 
 
