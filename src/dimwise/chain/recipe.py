@@ -20,6 +20,7 @@ from dimwise.fold.fuse import FuseConfig
 from dimwise.fold.lowrank import LowrankConfig
 from dimwise.fold.prune import PruneConfig
 from dimwise.fold.quantize import QuantizeConfig
+from dimwise.fold.separable import SeparableConfig
 from dimwise.fold.share import ShareConfig
 from dimwise.models.config import ModelConfig
 from dimwise.plan.budget import Budget
@@ -41,6 +42,7 @@ class FoldPlan:
     equalise: EqualiseConfig = EqualiseConfig()
     lowrank: LowrankConfig = LowrankConfig()
     quantize: QuantizeConfig = QuantizeConfig()
+    separable: SeparableConfig = SeparableConfig()
     share: ShareConfig = ShareConfig()
 
     def __post_init__(self) -> None:

@@ -22,6 +22,7 @@ from dimwise.fold.fuse import FuseConfig, fuse
 from dimwise.fold.lowrank import LowrankConfig, lowrank
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.fold.quantize import QuantizeConfig, quantize
+from dimwise.fold.separable import SeparableConfig, separable
 from dimwise.fold.share import ShareConfig, share
 from dimwise.lookup import resolve
 
@@ -32,6 +33,7 @@ FOLDS = {
     "lowrank": "dimwise.fold.lowrank:lowrank",
     "prune": "dimwise.fold.prune:prune",
     "quantize": "dimwise.fold.quantize:quantize",
+    "separable": "dimwise.fold.separable:separable",
     "share": "dimwise.fold.share:share",
 }
 
@@ -49,6 +51,7 @@ __all__ = [
     "LowrankConfig",
     "PruneConfig",
     "QuantizeConfig",
+    "SeparableConfig",
     "ShareConfig",
     "distill",
     "equalise",
@@ -58,6 +61,7 @@ __all__ = [
     "lowrank",
     "prune",
     "quantize",
+    "separable",
     "share",
     "student",
 ]

@@ -74,9 +74,9 @@ def of_linear(layer: nn.Linear, moments: Moments | None = None) -> Factors:
 
     def build(rank: int) -> nn.Sequential:
         a, b, bias = halves(rank)
-        first, second = _bare(nn.Linear, inside, rank), _bare(nn.Linear, rank, out)
-        _fill_(first, a, None, layer)
-        _fill_(second, b, bias if moments is not None or layer.bias is not None else None, layer)
+        first, second = bare(nn.Linear, inside, rank), bare(nn.Linear, rank, out)
+        fill_(first, a, None, layer)
+        fill_(second, b, bias if moments is not None or layer.bias is not None else None, layer)
         return nn.Sequential(first, second)
 
     return Factors("linear", squares, (inside + out) / (inside * out), build)
@@ -95,10 +95,10 @@ def of_embedding(layer: nn.Embedding) -> Factors:
 
     def build(rank: int) -> nn.Sequential:
         a, b, _ = halves(rank)
-        table = _bare(nn.Embedding, words, rank, padding_idx=layer.padding_idx)
-        _fill_(table, a.T, None, layer)
-        back = _bare(nn.Linear, rank, features)
-        _fill_(back, b, None, layer)
+        table = bare(nn.Embedding, words, rank, padding_idx=layer.padding_idx)
+        fill_(table, a.T, None, layer)
+        back = bare(nn.Linear, rank, features)
+        fill_(back, b, None, layer)
         return nn.Sequential(table, back)
 
     return Factors("embedding", squares, (words + features) / (words * features), build)
@@ -117,10 +117,10 @@ def channel(layer: _ConvNd, moments: Moments | None = None) -> Factors:
     def build(rank: int) -> nn.Sequential:
         a, b, bias = halves(rank)
         first = _like(layer, rank, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-        second = _bare(kind, rank, out, 1)
-        _fill_(first, a.view(rank, *weight.shape[1:]), None, layer)
+        second = bare(kind, rank, out, 1)
+        fill_(first, a.view(rank, *weight.shape[1:]), None, layer)
         bias = bias if moments is not None or layer.bias is not None else None
-        _fill_(second, b.view(out, rank, *[1] * (weight.dim() - 2)), bias, layer)
+        fill_(second, b.view(out, rank, *[1] * (weight.dim() - 2)), bias, layer)
         return nn.Sequential(first, second)
 
     return Factors("channel", squares, (size + out) / (size * out), build)
@@ -159,8 +159,8 @@ def spatial(layer: nn.Conv2d, width_in: int, width_out: int) -> Factors:
         above = pad_down if isinstance(pad_down, str) else (pad_down, 0)
         beside = pad_across if isinstance(pad_across, str) else (0, pad_across)
         first = _like(layer, rank, (high, 1), (down, 1), above, (skip_down, 1))
-        _fill_(first, a.view(rank, inside, high, 1), None, layer)
-        second = _bare(
+        fill_(first, a.view(rank, inside, high, 1), None, layer)
+        second = bare(
             nn.Conv2d,
             rank,
             out,
@@ -170,7 +170,7 @@ def spatial(layer: nn.Conv2d, width_in: int, width_out: int) -> Factors:
             dilation=(1, skip_across),
             padding_mode=layer.padding_mode,
         )
-        _fill_(second, b.view(out, wide, rank).permute(0, 2, 1).unsqueeze(2), layer.bias, layer)
+        fill_(second, b.view(out, wide, rank).permute(0, 2, 1).unsqueeze(2), layer.bias, layer)
         return nn.Sequential(first, second)
 
     unit = (inside * high * width_in + out * wide * width_out) / (out * inside * high * wide * width_out)
@@ -203,7 +203,7 @@ def _halves(
 
 
 def _like(layer: Any, out: int, kernel: Any, stride: Any, padding: Any, dilation: Any) -> Any:
-    return _bare(
+    return bare(
         type(layer),
         layer.in_channels,
         out,
@@ -215,14 +215,14 @@ def _like(layer: Any, out: int, kernel: Any, stride: Any, padding: Any, dilation
     )
 
 
-def _bare(kind: Callable[..., Any], *args: Any, **settings: Any) -> Any:
+def bare(kind: Callable[..., Any], *args: Any, **settings: Any) -> Any:
     """A layer whose numbers are not drawn, as they are filled in at once."""
     if kind is not nn.Embedding:
         settings["bias"] = False
     return kind(*args, **settings, device="meta")
 
 
-def _fill_(layer: Any, weight: Tensor, bias: Tensor | None, like: Any) -> None:
+def fill_(layer: Any, weight: Tensor, bias: Tensor | None, like: Any) -> None:
     """Set the numbers of a new layer, in the type and on the device of the layer it replaces."""
     for name, value in (("weight", weight), ("bias", bias)):
         if value is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
+from copy import deepcopy
 
 import torch
 from torch import Tensor, nn
@@ -118,3 +120,42 @@ def difference(model: nn.Module, other: nn.Module, x: Tensor) -> float:
         raise ModelError(f"the changed network returns {tuple(got.shape)}", expected=f"{tuple(want.shape)}")
     scale = want.abs().max().clamp_min(torch.finfo(torch.float32).tiny)
     return float((want - got).abs().max() / scale)
+
+
+def with_layers(model: nn.Module, new: Mapping[str, nn.Module]) -> nn.Module:
+    """A copy of ``model`` with other modules under these names.
+
+    Example:
+        >>> with_layers(nn.Sequential(nn.Linear(2, 2), nn.ReLU()), {"1": nn.Tanh()})[1]
+        Tanh()
+    """
+    made = deepcopy(model)
+    for name, module in new.items():
+        made = swap_(made, made.get_submodule(name), deepcopy(module))
+    return made
+
+
+def with_those_that_run(model: nn.Module, new: dict[str, nn.Module], x: Tensor, untouched: dict[str, str]) -> nn.Module:
+    """The same, without the modules that the network cannot run with, such as those whose weights it reads by name.
+
+    Args:
+        model: the original network; not changed.
+        new: name -> module; those that cannot be taken are removed.
+        x: (N, ...) input.
+        untouched: receives, for each that was removed, what went wrong.
+    """
+
+    def problem(some: Mapping[str, nn.Module]) -> str:
+        try:
+            difference(model, with_layers(model, some), x)
+        except ModelError as error:
+            return error.what
+        return ""
+
+    if problem(new):
+        for name in list(new):
+            found = problem({name: new[name]})
+            if found:
+                untouched[name] = found
+                del new[name]
+    return with_layers(model, new)

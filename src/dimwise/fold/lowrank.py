@@ -41,7 +41,7 @@ from dimwise.errors import ModelError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._factor import Factors
 from dimwise.fold._factorable import Layer, look
-from dimwise.fold._modules import difference, probe, require_known, require_network, swap_
+from dimwise.fold._modules import probe, require_known, require_network, with_those_that_run
 from dimwise.fold._tune import recover
 from dimwise.measure import evaluating, latency, tie
 from dimwise.recipe import config
@@ -206,7 +206,7 @@ def _replace(
     untouched: dict[str, str],
 ) -> tuple[nn.Module, list[dict[str, Any]]]:
     """A copy with the chosen layers replaced, without those that are read by name or not faster."""
-    pairs = {name: way.build(rank) for name, (way, rank) in ranks.items()}
+    pairs: dict[str, nn.Module] = {name: way.build(rank) for name, (way, rank) in ranks.items()}
     if config.timed:
         for layer in layers:
             if layer.name not in pairs or not layer.macs:
@@ -215,12 +215,7 @@ def _replace(
             if not faster(pairs[layer.name], original.get_submodule(layer.name), inputs):
                 untouched[layer.name] = "its factors are not faster here (lowrank.timed)"
                 del pairs[layer.name]
-    if _problem(original, pairs, x):
-        for name in list(pairs):
-            problem = _problem(original, {name: pairs[name]}, x)
-            if problem:
-                untouched[name] = problem
-                del pairs[name]
+    made = with_those_that_run(original, pairs, x, untouched)
     rows = []
     for layer in layers:
         if layer.name in pairs:
@@ -235,23 +230,7 @@ def _replace(
                     "macs_frac": round(way.unit * rank, 4) if layer.macs else None,
                 }
             )
-    return _with(original, pairs), rows
-
-
-def _with(model: nn.Module, pairs: dict[str, nn.Sequential]) -> nn.Module:
-    made = deepcopy(model)
-    for name, pair in pairs.items():
-        made = swap_(made, made.get_submodule(name), deepcopy(pair))
-    return made
-
-
-def _problem(model: nn.Module, pairs: dict[str, nn.Sequential], x: Tensor) -> str:
-    """What goes wrong in running the network with these layers replaced; empty when nothing does."""
-    try:
-        difference(model, _with(model, pairs), x)
-    except ModelError as error:
-        return error.what
-    return ""
+    return made, rows
 
 
 def _faster(new: nn.Module, old: nn.Module, x: Tensor) -> bool:
