@@ -32,7 +32,7 @@ def test_all_tables_name_the_same_sources():
 def test_every_field_says_unit_and_default():
     described = recipe.describe(DataConfig)
     assert all("Default" in text for text in described.values())
-    assert len(described) == 10
+    assert len(described) == 12
 
 
 def test_an_unknown_source_and_a_fraction_out_of_range():

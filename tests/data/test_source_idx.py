@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dimwise.data import DataConfig, load
+from dimwise.data.sets import Normalise
 from dimwise.data.sources.idx import find, read_idx
 from dimwise.errors import DataError
 
@@ -154,6 +155,7 @@ def test_real_mnist(data_dir):
     data = load(DataConfig(source="mnist", valid_frac=0.1), data_dir)
     assert (len(data.train), len(data.valid), len(data.test)) == (54000, 6000, 10000)
     assert data.test.targets[:5].tolist() == [7, 2, 1, 0, 4]
+    assert isinstance(data.normalise, Normalise)
     mean = -(data.normalise.offset / data.normalise.factor) / 255
     assert mean.item() == pytest.approx(0.1307, abs=5e-4)
     assert torch.bincount(data.valid.targets).tolist() == pytest.approx([600] * 10, abs=90)

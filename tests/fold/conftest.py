@@ -107,6 +107,7 @@ def network(digits: Data) -> nn.Sequential:
 
 @pytest.fixture(scope="session")
 def graph(network: nn.Sequential, digits: Data) -> onnx.ModelProto:
+    assert isinstance(digits.normalise, Normalise)
     return _graph_of(network, digits.normalise, (1, 8, 8))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from tests._networks import network, zeros
 from torch import nn
 
 from dimwise import models
@@ -54,9 +55,7 @@ def test_every_network_of_the_table_becomes_shallower_or_says_why(name):
 def _small(name: str) -> tuple[nn.Module, torch.Tensor]:
     shape, _ = models.USUAL[name]
     shape = (shape[0], 32, 32) if len(shape) == 3 and shape[1] > 32 else shape
-    model = models.build(name, shape, 5, width=0.25)
-    tokens = name in getattr(models, "TOKENS", {})
-    return model, torch.zeros(1, *shape, dtype=torch.int64 if tokens else torch.float32)
+    return network(name, shape, 5, width=0.25), zeros(name, 1, *shape)
 
 
 class Encoder(nn.Module):

@@ -7,6 +7,7 @@ from copy import deepcopy
 import pytest
 import torch
 import torch.nn.functional as F
+from tests._networks import network, small_shape
 from torch import Tensor, nn
 
 from dimwise import fold
@@ -15,9 +16,7 @@ from dimwise.errors import ModelError, UserError
 from dimwise.fold._evidence import Evidence
 from dimwise.fold._modules import difference
 from dimwise.fold.fuse import FuseConfig, find, fuse
-from dimwise.models import MODELS, build
-
-BIG = ("guide_cnn", "lenet5", "fast_cnn")
+from dimwise.models import MODELS
 
 
 def looks(shape: tuple[int, ...]) -> Evidence:
@@ -44,11 +43,8 @@ def norms(net: nn.Module) -> list[nn.Module]:
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_of_the_table_computes_the_same_without_its_norms(name):
     torch.manual_seed(0)
-    shape = (1, 28, 28) if name in BIG else (3, 16, 16)
-    try:
-        net = lived(build(name, shape, 5, width=0.25))
-    except ModelError:
-        pytest.skip("takes another kind of input")
+    shape = small_shape(name)
+    net = lived(network(name, shape, 5, width=0.25))
     if not norms(net):
         pytest.skip("has no norm")
     before = deepcopy(net.state_dict())

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests._networks import network, shown, small_shape
 from torch import Tensor, nn
 
 from dimwise import fold
@@ -18,7 +19,7 @@ from dimwise.fold._factorable import look
 from dimwise.fold._modules import difference
 from dimwise.fold.lowrank import LowrankConfig, lowrank
 from dimwise.measure import profile
-from dimwise.models import MODELS, build
+from dimwise.models import MODELS
 from dimwise.train.config import TrainConfig
 
 
@@ -140,15 +141,18 @@ SWEPT = [name for name in MODELS if name not in LIKE_ANOTHER]
 @pytest.mark.parametrize("name", SWEPT)
 def test_every_model_of_the_table_meets_its_budget(name):
     torch.manual_seed(0)
-    shape = (1, 28, 28) if name in ("guide_cnn", "lenet5", "fast_cnn") else (3, 16, 16)
-    try:
-        net = build(name, shape, 5, width=0.25).eval()
-    except ModelError:
-        pytest.skip("takes another kind of input")
+    shape = small_shape(name)
+    net = network(name, shape, 5, width=0.25).eval()
     before = {key: value.clone() for key, value in net.state_dict().items()}
     told = dataclasses.replace(
-        looks(shape, n=4), score=lambda _: 1.0, cost=lambda m: {"macs": profile(m, told.example).macs}
+        fold.evidence(shown(name, shape, n=4)),
+        score=lambda _: 1.0,
+        cost=lambda m: {"macs": profile(m, told.example).macs},
     )
+    if name == "lstm":  # almost all of its products are inside nn.LSTM, which stays whole
+        with pytest.raises(ModelError, match="factorising to 80% of the MACs is out of reach"):
+            lowrank(net, config(macs=0.8, round_to=2), told)
+        return
     made, report = lowrank(net, config(macs=0.8, round_to=2), told)
     assert report.cost_after["macs"] <= 0.8 * report.cost_before["macs"]
     assert report.layers

@@ -11,9 +11,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 from pydantic import ValidationError
+from tests._networks import inputs, network, shown
 from torch import Tensor, nn
 
-from dimwise.data.sets import Data, Normalise, Split
+from dimwise.data.sets import Split
 from dimwise.errors import DataError, ModelError, UserError
 from dimwise.fold._allocate import allocate
 from dimwise.fold._channels import Alive, Channels
@@ -23,22 +24,20 @@ from dimwise.fold._importance import l1, taylor
 from dimwise.fold._trace import trace
 from dimwise.fold.prune import PruneConfig, plan, prune
 from dimwise.measure import n_params, profile, state_size_bytes
-from dimwise.models import MODELS, build
+from dimwise.models import MODELS, TOKENS, build
 from dimwise.tasks import get
 from dimwise.train.config import TrainConfig
 from dimwise.train.evaluate import evaluate
 from dimwise.train.fit import fit
 
 
-def evidence(shape: tuple[int, ...] = (3, 32, 32), n: int = 80, *, epochs: int = 2) -> Evidence:
-    """Images of two classes that differ by their mean, cheap to learn."""
-    generator = torch.Generator().manual_seed(0)
-    y = torch.arange(n) % 2
-    x = torch.randn(n, *shape, generator=generator) + y.view(-1, *[1] * len(shape))
-    split = Split(x, y)
-    data = Data("made", split, split, split, ("a", "b"), Normalise(1.0, (0.5,) * shape[0], (1.1,) * shape[0]))
+def evidence(
+    shape: tuple[int, ...] = (3, 32, 32), n: int = 80, *, epochs: int = 2, name: str = "small_cnn"
+) -> Evidence:
+    """Two classes that are cheap to learn, as inputs of the named network."""
+    data = shown(name, shape, n)
     task = get("classification")
-    example = data.normalise(x[:1])
+    example = data.normalise(data.train.inputs[:1])
     return Evidence(
         data=data,
         task=task,
@@ -210,17 +209,17 @@ def test_every_model_of_the_table(name: str, monkeypatch: pytest.MonkeyPatch) ->
         return plans[-1]
 
     monkeypatch.setattr(sys.modules[prune.__module__], "plan", planning)
-    shape = (1, 32, 32) if name == "lenet5" else (3, 32, 32)
-    told = evidence(shape, n=4)
+    shape = (12,) if name in TOKENS else (1, 32, 32) if name == "lenet5" else (3, 32, 32)
+    told = evidence(shape, n=4, name=name)
     torch.manual_seed(0)
-    net = build(name, shape, 10, width=0.25 if name != "lenet5" else 1.0)
+    net = network(name, shape, 10, width=0.25 if name != "lenet5" else 1.0)
     before = {k: v.clone() for k, v in net.state_dict().items()}
     pruned, report = prune(net, config(macs=0.6, importance="taylor", batches=1), told)
     assert report.cost_after["macs"] <= 0.6 * report.cost_before["macs"]
     assert report.cost_after["macs"] > 0.4 * report.cost_before["macs"]
     assert report.cost_after["params"] < report.cost_before["params"]
-    assert pruned(torch.randn(1, *shape)).shape == (1, 10)
-    assert pruned(torch.randn(3, *shape)).shape == (3, 10)
+    assert pruned(inputs(name, 1, *shape)).shape == (1, 10)
+    assert pruned(inputs(name, 3, *shape)).shape == (3, 10)
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
     assert net.training
     assert not pruned.training

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from tests._networks import usual, zeros
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -22,10 +23,9 @@ def only(profiled: Profile, name: str) -> Any:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_totals_agree_with_pytorch_for_every_network(name: str) -> None:
-    shape, n_outputs = USUAL[name]
     with torch.device("meta"):
-        model = build(name, shape, n_outputs, width=0.25).eval()
-        example = torch.zeros(2, *shape)
+        model = usual(name, width=0.25).eval()
+        example = zeros(name, 2, *USUAL[name][0])
     profiled = profile(model, example)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(example)

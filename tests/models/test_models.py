@@ -11,16 +11,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from tests._networks import inputs, network, small_shape, usual, zeros
 from torch import nn
 
 import dimwise.models
 from dimwise import recipe
 from dimwise.errors import ModelError, RecipeError
-from dimwise.models import MODELS, USUAL, build, from_name
+from dimwise.models import MODELS, TOKENS, USUAL, build, from_name
 from dimwise.models.config import ModelConfig
 
-# input small enough for a quick test, large enough for the network
-SMALL = {name: (1, 28, 28) if name in ("guide_cnn", "lenet5", "fast_cnn") else (3, 16, 16) for name in MODELS}
+SMALL = {name: small_shape(name) for name in MODELS}
 NARROW = {
     "resnet18": 0.125,
     "resnet50": 0.125,
@@ -45,12 +45,14 @@ PUBLISHED = {
     "mobilenetv2": 3_504_872,
     "vit": 192 * (3 * 16 + 1) + 192 * 66 + 6 * (12 * 192**2 + 13 * 192) + 2 * 192 + 193 * 10,
     "deit_tiny": 5_717_416,
+    "lstm": 8000 * 128 + 4 * 128 * (128 + 128 + 2) + 129 * 2,
+    "transformer": (8000 + 48) * 128 + 2 * (4 * 129 * 128 + 2 * 128 * 256 + 256 + 5 * 128) + 2 * 128 + 129 * 2,
 }
 
 
 def small(name: str, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(0)
-    return build(name, SMALL[name], 5, width=NARROW.get(name, 1.0), dropout=dropout)
+    return network(name, SMALL[name], 5, width=NARROW.get(name, 1.0), dropout=dropout)
 
 
 def test_the_table_names_every_builder_of_the_folder_and_the_folder_every_name() -> None:
@@ -64,8 +66,8 @@ def test_the_table_names_every_builder_of_the_folder_and_the_folder_every_name()
             if own and not name.startswith("_"):
                 found[name] = f"{module.__name__}:{name}"
     assert found == MODELS
-    assert len(MODELS) == 13
-    assert set(USUAL) == set(MODELS)
+    assert len(MODELS) == 15
+    assert set(USUAL) == set(MODELS) >= set(TOKENS)
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -73,18 +75,20 @@ def test_every_builder_has_the_one_signature(name: str) -> None:
     module, _, attribute = MODELS[name].partition(":")
     signature = inspect.signature(getattr(importlib.import_module(module), attribute))
     kinds = {p.name: (p.kind.name, p.default) for p in signature.parameters.values()}
+    more = {"vocabulary": ("KEYWORD_ONLY", 0)} if name in TOKENS else {}
     assert kinds == {
         "input_shape": ("POSITIONAL_OR_KEYWORD", inspect.Parameter.empty),
         "n_outputs": ("POSITIONAL_OR_KEYWORD", inspect.Parameter.empty),
         "width": ("KEYWORD_ONLY", 1.0),
         "dropout": ("KEYWORD_ONLY", 0.0),
+        **more,
     }
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_parameter_count_is_the_published_one(name: str) -> None:
     with torch.device("meta"):
-        model = build(name, *USUAL[name])
+        model = usual(name)
     assert sum(p.numel() for p in model.parameters()) == PUBLISHED[name]
 
 
@@ -93,7 +97,7 @@ def test_forward_shape_and_repeatable_in_eval(name: str) -> None:
     model = small(name).eval()
     with torch.inference_mode():
         for batch in (1, 3):
-            x = torch.randn(batch, *SMALL[name])
+            x = inputs(name, batch, *SMALL[name])
             y = model(x)
             assert y.shape == (batch, 5)
             assert torch.isfinite(y).all()
@@ -103,7 +107,7 @@ def test_forward_shape_and_repeatable_in_eval(name: str) -> None:
 @pytest.mark.parametrize("name", MODELS)
 def test_backward_reaches_every_parameter(name: str) -> None:
     model = small(name).train()
-    model(torch.randn(3, *SMALL[name])).square().sum().backward()
+    model(inputs(name, 3, *SMALL[name])).square().sum().backward()
     unreached = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
     # a ReLU may be silent for three inputs, so a gradient may be zero in a narrow deep net; it must exist
     assert all(p.grad is not None for p in model.parameters())
@@ -114,14 +118,16 @@ def test_backward_reaches_every_parameter(name: str) -> None:
 def test_dropout_acts_in_training_only_and_moves_no_weight_name(name: str) -> None:
     model = small(name, dropout=0.5)
     dropouts = [m for m in model.modules() if isinstance(m, nn.Dropout)]
-    assert [m.p for m in dropouts] == [0.5]
+    assert [m.p for m in dropouts] == [0.5] * (2 if name in TOKENS else 1)  # of a text also the embedded words
     model.eval()
-    x = torch.randn(4, *SMALL[name])
+    x = inputs(name, 4, *SMALL[name])
     with torch.no_grad():
         quiet = model(x)
         assert torch.equal(quiet, model(x))
-        dropouts[0].train()
-        assert not torch.equal(quiet, model(x))
+        for layer in dropouts:
+            layer.train()
+            assert not torch.equal(quiet, model(x))
+            layer.eval()
     small(name).load_state_dict(model.state_dict())
 
 
@@ -135,7 +141,7 @@ def test_no_layer_is_used_twice_or_works_in_place(name: str) -> None:
         if not list(module.children()):
             module.register_forward_hook(lambda m, i, o, path=path: calls.update({path: calls.get(path, 0) + 1}))
     with torch.no_grad():
-        model(torch.zeros(1, *SMALL[name]))
+        model(zeros(name, 1, *SMALL[name]))
     assert calls
     assert set(calls.values()) == {1}
 
@@ -152,9 +158,9 @@ def test_convolutions_before_a_norm_have_no_bias(name: str) -> None:
 @pytest.mark.parametrize("width", [0.3, 2.0])
 def test_width_scales_the_network(name: str, width: float) -> None:
     with torch.device("meta"):
-        model = build(name, *USUAL[name], width=width).eval()
+        model = usual(name, width=width).eval()
         shape, n_outputs = USUAL[name]
-        assert model(torch.zeros(2, *shape)).shape == (2, n_outputs)
+        assert model(zeros(name, 2, *shape)).shape == (2, n_outputs)
     count = sum(p.numel() for p in model.parameters())
     assert count < PUBLISHED[name] if width < 1 else count > PUBLISHED[name]
 
@@ -251,6 +257,31 @@ def test_mlp_takes_tables_and_has_no_needless_layer() -> None:
     assert model(torch.zeros(3, 7)).shape == (3, 2)
 
 
+@pytest.mark.parametrize("name", TOKENS)
+def test_padding_changes_no_output_whatever_its_embedding(name: str) -> None:
+    model = small(name).eval()
+    x = inputs(name, 6, *SMALL[name])
+    assert (x == 0).any(1).sum() > 3
+    with torch.no_grad():
+        before = model(x)
+        assert not model.embedding.weight[0].any()
+        assert 0.05 < model.embedding.weight[1:].std() < 0.2
+        model.embedding.weight[0] = 7.0
+        torch.testing.assert_close(model(x), before)
+        torch.testing.assert_close(model(x[2:3]), before[2:3])
+        model.embedding.weight[int(x[2, 0])].normal_()  # a word does
+        assert not torch.allclose(model(x)[2], before[2])
+
+
+@pytest.mark.parametrize("name", TOKENS)
+def test_a_text_without_a_token_gives_finite_outputs_and_gradients(name: str) -> None:
+    model = small(name)
+    y = model(torch.zeros(2, *SMALL[name], dtype=torch.int64))
+    y.square().sum().backward()
+    assert torch.isfinite(y).all()
+    assert all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+
+
 class TestErrors:
     def test_unknown_name_names_the_nearest(self) -> None:
         with pytest.raises(ModelError, match=r"unknown model 'resnet19'.*did you mean 'resnet1"):
@@ -260,10 +291,23 @@ class TestErrors:
         with pytest.raises(ModelError, match=r"'os:getcwd' is not in the table.*A recipe runs no code"):
             build("os:getcwd", (1, 8, 8), 10)
 
-    @pytest.mark.parametrize("name", [n for n in MODELS if n != "mlp"])
+    @pytest.mark.parametrize("name", [n for n in MODELS if n != "mlp" and n not in TOKENS])
     def test_tables_do_not_fit_image_networks(self, name: str) -> None:
         with pytest.raises(ModelError, match=rf"{name} takes images, not input of shape \(13,\)"):
             build(name, (13,), 3)
+
+    @pytest.mark.parametrize("name", TOKENS)
+    def test_images_and_numbers_do_not_fit_networks_for_texts(self, name: str) -> None:
+        with pytest.raises(ModelError, match=rf"{name} takes texts, not input of shape \(3, 8, 8\)"):
+            build(name, (3, 8, 8), 3, vocabulary=10)
+        with pytest.raises(ModelError, match=rf"{name} takes tokens and was given a vocabulary of 0.*take mlp"):
+            build(name, (13,), 3)
+
+    @pytest.mark.parametrize("name", [n for n in MODELS if n not in TOKENS])
+    def test_tokens_do_not_fit_networks_for_numbers(self, name: str) -> None:
+        message = rf"{name} takes numbers, and these inputs are tokens of a text; expected one of: lstm, transformer"
+        with pytest.raises(ModelError, match=message):
+            build(name, USUAL[name][0], 3, vocabulary=10)
 
     @pytest.mark.parametrize(("name", "least"), [("lenet5", 28), ("guide_cnn", 4), ("resnet18", 1)])
     def test_least_image_is_named_and_right(self, name: str, least: int) -> None:
@@ -296,6 +340,7 @@ def both(shape, classes): return nn.Linear(shape[0], classes)
 def by_name(hidden=3, *, n_outputs): return nn.Linear(hidden, n_outputs)
 def defaults(hidden=3, depth=2): return nn.Linear(hidden, depth)
 def nothing(): return nn.Linear(1, 1)
+def words(vocabulary, n_outputs): return nn.Embedding(vocabulary, n_outputs)
 def anything(*args, **others): return nn.Linear(2, 2)
 def three(a, b, c): return nn.Linear(a, b)
 def text(): return "net"
@@ -330,6 +375,9 @@ class TestFromName:
     )
     def test_builds_from_the_current_folder(self, theirs: str, function: str, shape: tuple[int, ...]) -> None:
         assert from_name(f"{theirs}:{function}", (4,), 3).weight.shape == shape
+
+    def test_a_builder_for_texts_gets_the_vocabulary_by_name(self, theirs: str) -> None:
+        assert from_name(f"{theirs}:words", (4,), 3, vocabulary=9).weight.shape == (9, 3)
 
     @pytest.mark.parametrize(
         ("name", "message"),

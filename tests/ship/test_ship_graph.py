@@ -9,11 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from tests._networks import inputs, network
 from torch import nn
 
 from dimwise.data.sets import Data, Normalise
 from dimwise.errors import ModelError
-from dimwise.models import MODELS, build
+from dimwise.models import MODELS, TOKENS
 from dimwise.ship import graph, session
 
 BATCHES = (1, 3, 64)
@@ -140,16 +141,21 @@ SIZES = {
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_network_of_the_table(name: str) -> None:
-    shape = SIZES.get(name, (3, 16, 16))
+    shape = SIZES.get(name, (12,) if name in TOKENS else (3, 16, 16))
     torch.manual_seed(5)
-    model = build(name, shape, 4, width=1.0 if name == "lenet5" else 0.125, dropout=0.2)
+    model = network(name, shape, 4, width=1.0 if name == "lenet5" else 0.125, dropout=0.2)
     with torch.no_grad():  # trained networks have statistics; fresh ones would hide a batch norm left in train mode
         for module in model.modules():
             if isinstance(module, nn.BatchNorm2d) and module.running_mean is not None:
                 module.running_mean.uniform_(-0.2, 0.2)
-    normalise = Normalise(1 / 255, (0.5,) * shape[0], (0.25,) * shape[0])
+    normalise: nn.Module = Normalise(1 / 255, (0.5,) * shape[0], (0.25,) * shape[0])
     raw = torch.randint(0, 256, (10, *shape), dtype=torch.uint8)
-    same_everywhere(model, normalise, graph(model, normalise, raw), raw)
+    if name in TOKENS:
+        normalise, raw = nn.Identity(), inputs(name, 10, *shape)
+    proto = graph(model, normalise, raw)
+    same_everywhere(model, normalise, proto, raw)
+    kind = onnx.TensorProto.INT64 if name in TOKENS else onnx.TensorProto.UINT8
+    assert proto.graph.input[0].type.tensor_type.elem_type == kind
 
 
 def test_compiled_and_channels_last_networks_export_what_they_wrap(net: Any, fresh_net: Any, data: Data) -> None:

@@ -262,6 +262,19 @@ def table_run(folder: Path) -> Path:
     return write_run(folder, result=result | {"score": {"name": "r2", "value": 0.8312, "n": 360}})
 
 
+def texts_run(folder: Path) -> Path:
+    """Texts: the words of the mistakes instead of pictures, marks of the vocabulary and of HTML among them."""
+    pictures: dict[str, NDArray[Any]] = {
+        "confusion": np.array([[5, 2], [1, 4]]),
+        "mistakes_texts": np.array(["a <unk> film & more", "<b>bold</b>", "word " * 200], str),
+        "mistakes_truth": np.array([0, 0, 1]),
+        "mistakes_guess": np.array([1, 1, 0]),
+        "mistakes_prob": np.array([0.99, 0.9, 0.6]),
+    }
+    result = whole_result() | {"labels": ["negative", "positive"]}
+    return write_run(folder, result=result, pictures=pictures)
+
+
 def hundred_classes(folder: Path) -> Path:
     """A hundred classes with long names, colour images, sixty layers."""
     rng = np.random.default_rng(2)
@@ -297,6 +310,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "train": train_only,
     "interrupted": interrupted,
     "table": table_run,
+    "texts": texts_run,
     "hundred": hundred_classes,
 }
 

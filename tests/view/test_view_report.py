@@ -16,6 +16,7 @@ from dimwise.errors import RunError, UserError
 from dimwise.view import sections
 from dimwise.view.report import report
 from dimwise.view.sections.doctor import seen_rows
+from dimwise.view.units import share_text
 
 KINDS = ("whole", "train", "interrupted", "table", "hundred")
 VOID = {"img", "meta", "br", "hr", "wbr", "col"}
@@ -177,6 +178,16 @@ def test_resumed_steps_are_not_drawn_twice(write: Callable[..., Path], records: 
     first = report(run).read_text(encoding="utf-8")
     (run / "metrics.jsonl").write_text("\n".join(json.dumps(r) for r in whole), encoding="utf-8")
     assert report(run).read_text(encoding="utf-8") == first
+
+
+def test_mistakes_on_texts_are_shown_as_words(made_run: Callable[[str], Path]) -> None:
+    text, page = look(made_run("texts"))
+    assert "a <unk> film & more" in page.text
+    assert "<b>bold</b>" in page.text
+    assert "&lt;b&gt;bold" in text
+    assert share_text(0.99) in page.text
+    assert "As the model reads them" in page.text
+    assert "word…" in page.text  # two hundred words are cut
 
 
 def test_table_has_no_pictures_and_its_score_is_no_percentage(made_run: Callable[[str], Path]) -> None:

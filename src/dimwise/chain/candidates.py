@@ -64,7 +64,12 @@ def _narrower(recipe: Recipe, told: DistillConfig, evidence: Evidence) -> nn.Mod
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(evidence.seed, "student"))
         student = models.build(
-            model.name, data.input_shape, data.n_outputs, width=model.width * told.scale, dropout=model.dropout
+            model.name,
+            data.input_shape,
+            data.n_outputs,
+            width=model.width * told.scale,
+            dropout=model.dropout,
+            vocabulary=data.vocabulary,
         )
         return he_init_(student) if recipe.train.init == "he" else student
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.data.sets import Data
+from dimwise.data.text import decode
 from dimwise.runs import atomic
 from dimwise.train import evaluating
 
@@ -24,7 +25,7 @@ def save(run_dir: Path, model: nn.Module, outputs: Tensor, data: Data) -> None:
         run_dir: the run folder.
         model: the trained network, whose filters and feature maps are shown.
         outputs: (N, K) outputs of the chosen artifact on the test split.
-        data: the data; images get pictures, tables only a confusion matrix.
+        data: the data; images get pictures, texts their words, tables only a confusion matrix.
     """
     if data.task != "classification":
         return
@@ -33,6 +34,10 @@ def save(run_dir: Path, model: nn.Module, outputs: Tensor, data: Data) -> None:
         arrays |= _mistakes(outputs, data)
         with contextlib.suppress(Exception):  # a user's network may bear no watching; the rest is shown all the same
             arrays |= _insides(model, data)
+    elif data.vocabulary:
+        arrays |= _mistakes(outputs, data)
+        known = data.reading["vocabulary"]
+        arrays["mistakes_texts"] = np.array([decode(row, known) for row in arrays.pop("mistakes_inputs").tolist()], str)
     with atomic.replacing(run_dir / "pictures.npz") as temp, temp.open("wb") as file:
         np.savez_compressed(file, **arrays)
 

@@ -116,10 +116,17 @@ def build(recipe: Recipe, data: Data, model: str | None) -> nn.Module:
     """The network, initialised from the run's seed alone."""
     torch.manual_seed(derive(recipe.train.seed, "init"))
     if model is not None:
-        network = models.from_name(model, data.input_shape, data.n_outputs)
+        network = models.from_name(model, data.input_shape, data.n_outputs, vocabulary=data.vocabulary)
     else:
         told = recipe.model
-        network = models.build(told.name, data.input_shape, data.n_outputs, width=told.width, dropout=told.dropout)
+        network = models.build(
+            told.name,
+            data.input_shape,
+            data.n_outputs,
+            width=told.width,
+            dropout=told.dropout,
+            vocabulary=data.vocabulary,
+        )
         if recipe.train.init == "he":  # a user's own network may bring trained weights
             he_init_(network)
     return network

@@ -66,7 +66,7 @@ def fetch(
 @app.command()
 def describe(
     name: Annotated[
-        str, typer.Argument(help="A recipe, a set of `dimwise data list`, or a .csv, .npz or image folder.")
+        str, typer.Argument(help="A recipe, a set of `dimwise data list`, or a .csv, .tsv, .npz or image folder.")
     ],
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="FILE.png", help="Also draw the first images of each class.")
@@ -104,7 +104,7 @@ def _config(name: str, settings: list[str]) -> DataConfig:
     from dimwise.data import SOURCES
 
     path = Path(name)
-    own = {".csv": "csv", ".npz": "npz"}.get(path.suffix)
+    own = {".csv": "csv", ".npz": "npz", ".tsv": "text", ".txt": "text"}.get(path.suffix)
     if path.is_dir() and not (path / "recipe.toml").is_file():
         own = "folder"
     if name in chain.recipes() or (name not in SOURCES and own is None):
@@ -122,9 +122,12 @@ def _show(told: dict[str, Any]) -> None:
         "name": told["name"],
         "task": told["task"],
         "input": f"{shape} {raw['dtype']}, {raw['min']:.4g} to {raw['max']:.4g}",
-        "mean": _few(raw["mean"]),
-        "deviation": _few(raw["std"]),
     }
+    if "vocabulary" in raw:
+        facts["vocabulary"] = f"{raw['vocabulary']:,} tokens: {', '.join(raw['frequent'])}, …"
+        facts["length"] = f"{raw['mean_tokens']:.1f} tokens of a text read, on average"
+    else:
+        facts |= {"mean": _few(raw["mean"]), "deviation": _few(raw["std"])}
     if told["imbalance"] is not None:
         facts["imbalance"] = f"{told['imbalance']:.2f} (largest class / smallest, in train)"
     if "sheet" in told:

@@ -65,13 +65,14 @@ def show(
         if ":" in name:
             network = models.from_name(name, shape, n_outputs)
         else:
-            network = models.build(name, shape, n_outputs, width=width)
+            network = models.build(name, shape, n_outputs, width=width, vocabulary=models.TOKENS.get(name, 0))
     except RuntimeError as error:  # such as weights that fit no memory
         reason = str(error).strip().partition("\n")[0][:160]
         raise ModelError(
             f"{name} cannot be made for inputs of {_shape_text(shape)}: {reason}", next_step="Name another --input."
         ) from error
-    profile = measure.profile(network.eval(), torch.zeros(1, *shape))
+    kind = torch.int64 if name in models.TOKENS else torch.float32
+    profile = measure.profile(network.eval(), torch.zeros((1, *shape), dtype=kind))
     if as_json:
         import dataclasses
 

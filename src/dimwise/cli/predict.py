@@ -17,6 +17,7 @@ _EXAMPLE = """\
 Examples:
     dimwise predict runs/20260131-091500-digits-a1b2/artifacts/quantize seven.png --top 3
     dimwise predict model/ *.png --json
+    dimwise predict reviews/ "a moving and funny film"
 """
 
 
@@ -36,13 +37,15 @@ def parser() -> argparse.ArgumentParser:
     """What may be said after ``dimwise predict``."""
     made = _Parser(
         prog="dimwise predict",
-        description="Classify files with an artifact, with onnxruntime alone.",
+        description="Classify files or texts with an artifact, with onnxruntime alone.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     made.add_argument("artifact", metavar="ARTIFACT", type=Path, help="the artifact's folder, as in RUN/artifacts/NAME")
-    made.add_argument("files", metavar="FILE", nargs="+", type=Path, help="images, .npy or .npz arrays, or .csv tables")
+    made.add_argument(
+        "files", metavar="FILE", nargs="+", help="images, .npy or .npz arrays, .csv tables; texts or files of them"
+    )
     made.add_argument("--top", metavar="K", type=_count, default=3, help="how many classes to name (default: 3)")
     made.add_argument(
         "--allow-unknown", action="store_true", help="tables: take categories training never saw as none of the known"

@@ -1,7 +1,7 @@
 """Room data: a recipe's words in, three splits of tensors out.
 
 Importing this package costs nothing (no torch, no pandas): ``dimwise predict`` reads tables and pictures through
-:mod:`dimwise.data.table` and :mod:`dimwise.data.picture` in a process that never loads torch.
+:mod:`dimwise.data.table`, :mod:`dimwise.data.text` and :mod:`dimwise.data.picture` in a process that never loads torch.
 """
 
 from __future__ import annotations
@@ -28,9 +28,11 @@ SOURCES = {
     "fashion": "dimwise.data.sources.idx:read_fashion",
     "cifar10": "dimwise.data.sources.cifar:read_cifar10",
     "cifar100": "dimwise.data.sources.cifar:read_cifar100",
+    "sst2": "dimwise.data.sources.text:read_sst2",
     "npz": "dimwise.data.sources.npz:read",
     "folder": "dimwise.data.sources.folder:read",
     "csv": "dimwise.data.sources.csv:read",
+    "text": "dimwise.data.sources.text:read",
 }
 
 _EXPORTS = {

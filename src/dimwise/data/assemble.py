@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from dimwise.data.config import DataConfig
 from dimwise.data.sets import Data, Normalise, Split
@@ -85,17 +85,20 @@ def finish(
         reading["target"] = target = target_statistics(train[1])
         train, valid, test = ((x, standardise(y, target)) for x, y in parts)
     inputs = _tensor(train[0])
-    scale, mean, std = statistics(inputs)
-    if centred is not None:
-        mean = tuple(m if on else 0.0 for m, on in zip(mean, centred, strict=True))
-        std = tuple(s if on else 1.0 for s, on in zip(std, centred, strict=True))
+    normalise: nn.Module = nn.Identity()
+    if reading.get("kind") != "text":
+        scale, mean, std = statistics(inputs)
+        if centred is not None:
+            mean = tuple(m if on else 0.0 for m, on in zip(mean, centred, strict=True))
+            std = tuple(s if on else 1.0 for s, on in zip(std, centred, strict=True))
+        normalise = Normalise(scale, mean, std)
     return Data(
         name=raw.name,
         train=Split(inputs, _targets(train[1])),
         valid=Split(_tensor(valid[0]), _targets(valid[1])),
         test=Split(_tensor(test[0]), _targets(test[1])),
         labels=tuple(raw.labels),
-        normalise=Normalise(scale, mean, std),
+        normalise=normalise,
         task=raw.task,
         reading=reading,
         notes=tuple(notes),

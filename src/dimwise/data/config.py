@@ -13,13 +13,16 @@ from dimwise.recipe import config
 class DataConfig:
     """Which data, and how it is cut into train, valid and test."""
 
-    source: Literal["digits", "mnist", "fashion", "cifar10", "cifar100", "npz", "folder", "csv"] = "digits"
-    """A named set, or your own: npz (arrays), folder (class = sub-folder of images), csv (a table).
-    Default: digits, which is real and needs no download."""
+    source: Literal["digits", "mnist", "fashion", "cifar10", "cifar100", "sst2", "npz", "folder", "csv", "text"] = (
+        "digits"
+    )
+    """A named set, or your own: npz (arrays), folder (class = sub-folder of images), csv (a table), text (lines of
+    text and label). Default: digits, which is real and needs no download."""
     path: str = ""
-    """For npz, folder and csv: the file or folder, relative to here or to the data folder. Default: none."""
+    """For npz, folder, csv and text: the file or folder, relative to here or to the data folder. Default: none."""
     target: str = ""
-    """For csv: the column to predict; several, separated by commas, make several outputs. Default: none."""
+    """For csv: the column to predict; several, separated by commas, make several outputs. For text: the column of the
+    label where the first line is a header; the other columns are the text. Default: none."""
     task: Literal["auto", "classification", "multilabel", "regression"] = "auto"
     """What is learnt; auto looks at the targets and notes what it found. Default: auto."""
     valid_frac: Annotated[float, Field(gt=0, le=0.45)] = 0.1
@@ -34,3 +37,9 @@ class DataConfig:
     """For folder: height and width in pixels; 0 takes the size of the first image. Default: 0."""
     skip_corrupt: bool = False
     """For folder: leave out images that cannot be read, and say so. Default: no, a broken file stops the run."""
+    max_tokens: Annotated[int, Field(ge=1, le=4096)] = 64
+    """For text and sst2: words and marks of a text that are read; the rest is cut off. Default: two to three
+    sentences."""
+    min_count: Annotated[int, Field(ge=1)] = 2
+    """For text and sst2: how often a word must occur in the training texts to be told from unknown ones. Default:
+    twice, so that training meets unknown words too."""

@@ -25,9 +25,11 @@ WHAT = {
     "fashion": "70,000 pictures of clothes, grey 28×28, 10 classes",
     "cifar10": "60,000 photographs, colour 32×32, 10 classes",
     "cifar100": "60,000 photographs, colour 32×32, 100 classes",
+    "sst2": "9,613 sentences of film reviews, positive or negative (Stanford Sentiment Treebank)",
     "npz": "your arrays: x_train, y_train, …, or inputs, targets (data.path)",
     "folder": "your pictures: one sub-folder a class (data.path)",
     "csv": "your table: a CSV file (data.path) and its target column (data.target)",
+    "text": "your texts: a .tsv of text and label, or a folder with train.tsv, dev.tsv, test.tsv (data.path)",
 }
 
 N_EXAMPLES = 8
@@ -39,7 +41,8 @@ def describe(data: Data) -> dict[str, Any]:
 
     Returns:
         ``name``, ``task``, ``labels``, ``input`` (shape, dtype, min, max, and mean and std of each channel or feature
-        after scaling to 0 … 1 for bytes; all of the training split), ``splits`` (for each: n, and counts of each class
+        after scaling to 0 … 1 for bytes, for texts the size of the vocabulary, its most frequent words and the mean
+        number of tokens; all of the training split), ``splits`` (for each: n, and counts of each class
         or mean and std of each target), ``imbalance`` (largest class / smallest class of the training split; None
         where there are no classes), ``notes``.
 
@@ -51,9 +54,7 @@ def describe(data: Data) -> dict[str, Any]:
     """
     splits = {"train": data.train, "valid": data.valid, "test": data.test}
     told = {name: {"n": len(split), **_targets(split, data)} for name, split in splits.items()}
-    _, mean, std = statistics(data.train.inputs)
     counts = told["train"].get("classes", {}).values()
-    encoder = data.reading.get("encoder", {})
     return {
         "name": data.name,
         "task": data.task,
@@ -63,14 +64,23 @@ def describe(data: Data) -> dict[str, Any]:
             "dtype": str(data.train.inputs.dtype).removeprefix("torch."),
             "min": data.train.inputs.min().item(),
             "max": data.train.inputs.max().item(),
-            "mean": list(mean),
-            "std": list(std),
-            **({"features": encoder["features"]} if "features" in encoder else {}),
+            **_values(data),
         },
         "splits": told,
         "imbalance": max(counts) / max(1, min(counts)) if counts else None,
         "notes": list(data.notes),
     }
+
+
+def _values(data: Data) -> dict[str, Any]:
+    inputs = data.train.inputs
+    if data.vocabulary:
+        lengths = (inputs != 0).sum(1).double()
+        known = data.reading["vocabulary"]
+        return {"vocabulary": data.vocabulary, "frequent": known[2:22], "mean_tokens": lengths.mean().item()}
+    _, mean, std = statistics(inputs)
+    features = data.reading.get("encoder", {}).get("features")
+    return {"mean": list(mean), "std": list(std), **({"features": features} if features else {})}
 
 
 def _targets(split: Split, data: Data) -> dict[str, Any]:

@@ -12,6 +12,7 @@ FINDERS = {
     "fashion": "dimwise.data.sources.idx:find",
     "cifar10": "dimwise.data.sources.cifar:find",
     "cifar100": "dimwise.data.sources.cifar:find",
+    "sst2": "dimwise.data.sources.text:find",
 }
 
 

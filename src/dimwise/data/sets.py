@@ -44,7 +44,7 @@ class Normalise(nn.Module):
 
 @dataclass(frozen=True)
 class Split:
-    """A part of the data, raw: images uint8 (N, C, H, W), tables and arrays float32 (N, F...).
+    """A part of the data, raw: images uint8 (N, C, H, W), tables and arrays float32 (N, F...), texts int64 (N, T).
 
     ``targets``: (N,) int64 for classification, (N, K) float32 of 0/1 for multi-label, (N, K) float32 for regression.
     """
@@ -69,14 +69,16 @@ class Data:
     test: Split
     labels: tuple[str, ...]
     """Class names in the order of the outputs; target names for regression."""
-    normalise: Normalise
-    """Statistics of the training split alone."""
+    normalise: nn.Module
+    """Raw input to network input: a :class:`Normalise` with statistics of the training split alone; for texts, whose
+    tokens are names and no quantities, ``nn.Identity``."""
     task: str = "classification"
     """classification | multilabel | regression"""
     reading: dict[str, Any] = field(default_factory=dict)
     """How a file becomes a raw input, as plain JSON: it travels in the manifest of the artifact.
     Images: {"kind": "image", "channels": 1, "height": 8, "width": 8};
-    tables: {"kind": "table", "columns": [...], "encoder": {...}}; arrays: {"kind": "array", "shape": [...]}.
+    tables: {"kind": "table", "columns": [...], "encoder": {...}}; arrays: {"kind": "array", "shape": [...]};
+    texts: {"kind": "text", "max_tokens": 48, "columns": [...], "vocabulary": [...]}.
     For regression also "target": {"mean": [K numbers], "std": [K numbers]}: a value is output · std + mean."""
     notes: tuple[str, ...] = ()
     """What a reader should know: skipped files, subsets, imputed values."""
@@ -85,6 +87,11 @@ class Data:
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one input without the batch dimension."""
         return tuple(self.train.inputs.shape[1:])
+
+    @property
+    def vocabulary(self) -> int:
+        """How many different tokens an input may hold; 0 where inputs are no tokens."""
+        return len(self.reading.get("vocabulary", ()))
 
     @property
     def n_outputs(self) -> int:

@@ -183,7 +183,7 @@ def read_csv(path: Path) -> dict[str, list[str]]:
     """
     names, separator = header(path)
     columns: dict[str, list[str]] = {name: [] for name in names}
-    with _open(path) as file:
+    with open_text(path) as file:
         try:
             reader = csv.reader(file, delimiter=separator)
             next(reader)
@@ -209,7 +209,7 @@ def header(path: Path) -> tuple[list[str], str]:
         DataError: an empty file, a name twice, or no text.
     """
     try:
-        with _open(path) as file:
+        with open_text(path) as file:
             first = file.readline()
         separator = max(",;\t", key=first.count)
         names = next(csv.reader([first], delimiter=separator), [])
@@ -224,7 +224,8 @@ def header(path: Path) -> tuple[list[str], str]:
     return names, separator
 
 
-def _open(path: Path) -> Any:
+def open_text(path: Path) -> Any:
+    """A text file, packed by gzip or not, with its line ends as they are and without a byte order mark."""
     if path.suffix == ".gz":
         return gzip.open(path, "rt", encoding="utf-8-sig", newline="")
     return path.open(encoding="utf-8-sig", newline="")

@@ -32,7 +32,7 @@ class Evidence:
     data: Data
     task: Task
     example: Tensor
-    """(1, ...) normalised float32 input of the network, for tracing."""
+    """(1, ...) normalised float32 input of the network, or int64 tokens of a text, for tracing."""
     score: Callable[[Any], float]
     cost: Callable[[Any], dict[str, float]]
     train: TrainConfig

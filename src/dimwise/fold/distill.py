@@ -306,7 +306,9 @@ def make_student(model: nn.Module, config: DistillConfig, evidence: Evidence) ->
     else:
         with seeded(seed):
             data = evidence.data
-            made = build(config.student, data.input_shape, data.n_outputs, width=config.scale)
+            made = build(
+                config.student, data.input_shape, data.n_outputs, width=config.scale, vocabulary=data.vocabulary
+            )
     if evidence.train.init == "he" and not (config.inherit and not config.student):
         he_init_(made, generator=torch.Generator().manual_seed(seed))
     return made

@@ -1,7 +1,8 @@
 """Networks, one file per architecture, with the paper's order and shapes.
 
 Every builder has the same signature and returns a plain ``nn.Module``:
-``builder(input_shape, n_outputs, *, width=1.0, dropout=0.0)``. Adding one: its file, its test, its line here.
+``builder(input_shape, n_outputs, *, width=1.0, dropout=0.0)``; those for texts take ``vocabulary`` too. Adding one: its
+file, its test, its line here.
 """
 
 from __future__ import annotations
@@ -34,6 +35,8 @@ MODELS = {
     "mobilenetv2": "dimwise.models.mobilenetv2:mobilenetv2",
     "vit": "dimwise.models.vit:vit",
     "deit_tiny": "dimwise.models.vit:deit_tiny",
+    "lstm": "dimwise.models.lstm:lstm",
+    "transformer": "dimwise.models.transformer:transformer",
 }
 
 USUAL: dict[str, tuple[tuple[int, ...], int]] = {
@@ -50,21 +53,33 @@ USUAL: dict[str, tuple[tuple[int, ...], int]] = {
     "mobilenetv2": ((3, 224, 224), 1000),
     "vit": ((3, 32, 32), 10),
     "deit_tiny": ((3, 224, 224), 1000),
+    "lstm": ((48,), 2),
+    "transformer": ((48,), 2),
 }
 """Input shape and number of outputs that each network was published with: what its parameter count speaks of."""
 
+TOKENS: dict[str, int] = {"lstm": 8000, "transformer": 8000}
+"""The networks that read token numbers (int64), and the size of the vocabulary that their parameter count speaks of."""
+
 
 def build(
-    name: str, input_shape: tuple[int, ...], n_outputs: int, *, width: float = 1.0, dropout: float = 0.0
+    name: str,
+    input_shape: tuple[int, ...],
+    n_outputs: int,
+    *,
+    width: float = 1.0,
+    dropout: float = 0.0,
+    vocabulary: int = 0,
 ) -> nn.Module:
     """The network of that name, for one's own input and number of outputs.
 
     Args:
         name: a key of :data:`MODELS`.
-        input_shape: (C, H, W) of images or (F,) of tables, without the batch dimension.
+        input_shape: (C, H, W) of images, (F,) of tables or (T,) of texts, without the batch dimension.
         n_outputs: numbers returned for one input, at least 1.
         width: factor on the number of channels, > 0; 1 is the paper's.
         dropout: probability of zeroing a value before the last layer while training, in [0, 1).
+        vocabulary: how many different tokens an input holds, ``Data.vocabulary``; 0 for inputs that are no tokens.
 
     Raises:
         ModelError: for an unknown name, a shape the network cannot take, or a value out of range.
@@ -93,15 +108,23 @@ def build(
     if not 0 <= dropout < 1:
         raise ModelError(f"{name}: dropout is {dropout}", expected="at least 0 and below 1")
     builder: Callable[..., nn.Module] = resolve(MODELS[name])
+    if name in TOKENS:
+        return builder(tuple(input_shape), n_outputs, width=width, dropout=dropout, vocabulary=vocabulary)
+    if vocabulary:
+        raise ModelError(
+            f"{name} takes numbers, and these inputs are tokens of a text",
+            expected="one of: " + ", ".join(TOKENS),
+            next_step=f"Set model.name={next(iter(TOKENS))}.",
+        )
     return builder(tuple(input_shape), n_outputs, width=width, dropout=dropout)
 
 
-def from_name(name: str, input_shape: tuple[int, ...], n_outputs: int) -> nn.Module:
+def from_name(name: str, input_shape: tuple[int, ...], n_outputs: int, *, vocabulary: int = 0) -> nn.Module:
     """A user's own network, from a function or class named ``package.module:function``.
 
-    The module is imported, with the current folder on the path. Parameters called ``input_shape`` and
-    ``n_outputs`` are given by name; a builder with two other required parameters gets the two in that order;
-    one that requires nothing is called with nothing.
+    The module is imported, with the current folder on the path. Parameters called ``input_shape``, ``n_outputs`` and
+    ``vocabulary`` (how many different tokens an input holds, 0 for other inputs) are given by name; a builder with two
+    other required parameters gets the first two in that order; one that requires nothing is called with nothing.
 
     Raises:
         ModelError: when the module or function is missing, needs other arguments, or returns no ``nn.Module``.
@@ -125,7 +148,7 @@ def from_name(name: str, input_shape: tuple[int, ...], n_outputs: int) -> nn.Mod
             raise ModelError(
                 f"{name} is a network", expected="a function or a class that makes one", next_step="Name what built it."
             )
-        made = _call(builder, name, input_shape, n_outputs)
+        made = _call(builder, name, input_shape, n_outputs, vocabulary)
     if not isinstance(made, nn.Module):
         raise ModelError(f"{name} returned a {type(made).__name__}", expected="a torch.nn.Module")
     return made
@@ -169,10 +192,10 @@ def _find(module_name: str, attribute: str) -> Any:
     return getattr(module, attribute)
 
 
-def _call(builder: Any, name: str, input_shape: tuple[int, ...], n_outputs: int) -> Any:
+def _call(builder: Any, name: str, input_shape: tuple[int, ...], n_outputs: int, vocabulary: int) -> Any:
     if not callable(builder):
         raise ModelError(f"{name} is a {type(builder).__name__}", expected="a function or a class")
-    given: dict[str, Any] = {"input_shape": tuple(input_shape), "n_outputs": n_outputs}
+    given: dict[str, Any] = {"input_shape": tuple(input_shape), "n_outputs": n_outputs, "vocabulary": vocabulary}
     parameters = inspect.signature(builder).parameters.values()
     known = {p.name: given[p.name] for p in parameters if p.name in given and p.kind != p.POSITIONAL_ONLY}
     named = [p for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
@@ -182,10 +205,10 @@ def _call(builder: Any, name: str, input_shape: tuple[int, ...], n_outputs: int)
     if not named_all and not in_order:
         raise ModelError(
             f"{name} requires the arguments: " + ", ".join(p.name for p in required),
-            expected="(input_shape, n_outputs), or none",
+            expected="(input_shape, n_outputs), or none; for texts also vocabulary",
         )
     try:
-        return builder(**known) if named_all else builder(*given.values())
+        return builder(**known) if named_all else builder(tuple(input_shape), n_outputs)
     except DimwiseError:
         raise
     except Exception as error:  # a user's builder may raise anything

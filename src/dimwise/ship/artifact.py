@@ -42,7 +42,7 @@ def to_onnx(
         model: network from normalised input (B, ...) to scores (B, K).
         data: a :class:`dimwise.data.sets.Data`, which knows all that follows; or only the module that normalises.
         path: the artifact folder; made when missing.
-        raw_example: (N, ...) uint8 or float32 raw input; needed when ``data`` is a module.
+        raw_example: (N, ...) uint8, float32 or int64 raw input; needed when ``data`` is a module.
         labels: K names of the outputs; their numbers when not given.
         reading: how a file becomes a raw input, see ``Data.reading``.
         task: classification, multilabel or regression.

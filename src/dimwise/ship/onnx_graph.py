@@ -23,7 +23,7 @@ from dimwise.ship.slim import rename_initializers, slim
 if TYPE_CHECKING:
     import onnx
 
-RAW_DTYPES = {torch.uint8: "uint8", torch.float32: "float32"}
+RAW_DTYPES = {torch.uint8: "uint8", torch.float32: "float32", torch.int64: "int64"}
 _FLOAT, _TWO_GIB = 1, 2**31  # onnx.TensorProto.FLOAT; the limit of a protobuf message
 
 
@@ -37,7 +37,7 @@ def graph(model: nn.Module, normalise: nn.Module, raw_example: Tensor, *, opset:
     Args:
         model: network from normalised input (B, ...) to scores (B, K).
         normalise: raw → network input, such as :class:`dimwise.data.sets.Normalise`.
-        raw_example: (N, ...) uint8 or float32, N ≥ 1; only the first row is looked at.
+        raw_example: (N, ...) uint8, float32 or (tokens) int64, N ≥ 1; only the first row is looked at.
         opset: operator set of the graph, 18 or more.
 
     Returns:
@@ -55,7 +55,7 @@ def graph(model: nn.Module, normalise: nn.Module, raw_example: Tensor, *, opset:
     if raw_example.dtype not in RAW_DTYPES or raw_example.dim() < 2 or len(raw_example) < 1:
         raise ModelError(
             f"raw_example is {str(raw_example.dtype).removeprefix('torch.')} of shape {tuple(raw_example.shape)}",
-            expected="uint8 images (N, C, H, W) or float32 rows (N, F), at least one",
+            expected="uint8 images (N, C, H, W), float32 rows (N, F) or int64 tokens (N, T), at least one",
         )
     model = getattr(model, "_orig_mod", model)  # torch.compile wraps; what it wraps is exported
     n_bytes = sum(t.numel() * t.element_size() for t in (*model.parameters(), *model.buffers()))

@@ -1,6 +1,6 @@
-"""What an artifact says about files: pictures, arrays, tables. Needs NumPy and onnxruntime, and no torch.
+"""What an artifact says about files: pictures, arrays, tables, texts. Needs NumPy and onnxruntime, and no torch.
 
-Reading is not written twice: pictures and tables go through the functions that the training data went through.
+Reading is not written twice: pictures, tables and texts go through the functions that the training data went through.
 """
 
 from __future__ import annotations
@@ -32,11 +32,12 @@ def predict(
     """Classify (or estimate from) files with an artifact.
 
     Pictures are turned, made grey or colour, and resized as the manifest says. ``.npy`` and ``.npz`` hold raw inputs,
-    one or many. A CSV table has the columns of the training table; others are ignored.
+    one or many. A CSV table has the columns of the training table; others are ignored. An artifact for texts takes a
+    text itself, or a file of them: .txt holds one a line, a table the columns of the training files.
 
     Args:
         folder: the artifact.
-        files: at least one picture, array or table.
+        files: at least one picture, array, table or text.
         top: how many of the most probable classes to list, at least 1.
         threads: threads of one inference.
         batch_size: rows at once; bounds the memory.
@@ -138,7 +139,7 @@ def _batches(
     names: list[tuple[str, int]] = []
     parts: list[Array] = []
     for file in files:
-        found = _read(Path(file), manifest, allow_unknown)  # (n, ...)
+        found = _read(file, manifest, allow_unknown)  # (n, ...)
         for at in range(0, len(found), batch_size):
             part = found[at : at + batch_size]
             if names and len(names) + len(part) > batch_size:
@@ -149,8 +150,11 @@ def _batches(
     yield names, np.concatenate(parts)
 
 
-def _read(path: Path, manifest: Manifest, allow_unknown: bool) -> Array:
-    """The raw inputs of one file, (n, ...), of the dtype of the manifest."""
+def _read(file: str | Path, manifest: Manifest, allow_unknown: bool) -> Array:
+    """The raw inputs of one file (or of one text), (n, ...), of the dtype of the manifest."""
+    path = Path(file)
+    if manifest.input["reading"].get("kind") == "text" and not path.name.lower().endswith(_ARRAYS):
+        return _fitting(_texts(str(file), manifest), path, manifest)
     if not path.is_file():
         what = f"{path} is a folder" if path.is_dir() else f"there is no file {path}"
         raise DataError(what, expected=_wanted(manifest))
@@ -163,6 +167,25 @@ def _read(path: Path, manifest: Manifest, allow_unknown: bool) -> Array:
     if kind == "image" and not name.endswith(_TABLES):
         return _fitting(_picture(path, manifest)[None], path, manifest)
     raise DataError(f"{path} is of a kind that '{manifest.name}' does not take", expected=_wanted(manifest))
+
+
+def _texts(said: str, manifest: Manifest) -> Array:
+    """Tokens of a file of texts, or of the text that was said: anything that is not called like such a file."""
+    from dimwise.data.text import SUFFIXES, encode, read_texts
+
+    vocabulary, _ = _reading(manifest, "vocabulary", "max_tokens")
+    reading = manifest.input["reading"]
+    if not isinstance(vocabulary, list) or not all(isinstance(word, str) for word in vocabulary):
+        raise ArtifactError(
+            f"the vocabulary in the manifest of '{manifest.name}' is no list of words",
+            expected="what data.source = text writes",
+            next_step="Export the artifact again.",
+        )
+    if not said.lower().endswith(SUFFIXES):
+        return encode([said], reading)
+    if not Path(said).is_file():
+        raise DataError(f"there is no file {said}", expected=_wanted(manifest))
+    return encode(read_texts(Path(said), reading), reading)
 
 
 def _picture(path: Path, manifest: Manifest) -> Array:
@@ -250,6 +273,11 @@ def _fitting(found: Array, path: Path, manifest: Manifest) -> Array:
         if batch.size and (batch.min() < 0 or batch.max() > 255):
             raise DataError(f"{path} holds values from {batch.min()} to {batch.max()}", expected="0 to 255")
         return np.ascontiguousarray(batch, np.uint8)
+    if dtype == "int64":
+        n_tokens = len(manifest.input["reading"].get("vocabulary", ())) or 2**63
+        if batch.dtype.kind == "f" or (batch.size and (batch.min() < 0 or batch.max() >= n_tokens)):
+            held = "fractions" if batch.dtype.kind == "f" else f"values from {batch.min()} to {batch.max()}"
+            raise DataError(f"{path} holds {held}", expected=f"whole token numbers from 0 to {n_tokens - 1}")
     with np.errstate(over="ignore"):  # what overflows is found below
         made = np.ascontiguousarray(batch, dtype)
     finite = np.isfinite(made.reshape(len(made), -1)).all(axis=1)
@@ -282,5 +310,9 @@ def _wanted(manifest: Manifest) -> str:
     """What files the artifact takes, in words."""
     shape = "×".join(map(str, manifest.input_shape))
     arrays = f".npy or .npz of {manifest.input['dtype']}, {shape} or N×{shape}"
-    kinds: dict[str, Iterable[str]] = {"image": ("a picture", arrays), "table": ("a CSV table", arrays)}
+    kinds: dict[str, Iterable[str]] = {
+        "image": ("a picture", arrays),
+        "table": ("a CSV table", arrays),
+        "text": ("a text", "a .txt, .tsv or .csv of texts", arrays),
+    }
     return ", or ".join(kinds.get(manifest.input["reading"].get("kind", "array"), (arrays,)))

@@ -82,6 +82,13 @@ class RunFiles:
             found = np.clip(np.nan_to_num(found, nan=0.0, posinf=0.0, neginf=0.0), -LARGEST, LARGEST)
         return found
 
+    def texts(self, name: str) -> list[str]:
+        """An array of texts; empty when it is missing or none."""
+        found = self.pictures.get(name)
+        return (
+            [str(text) for text in found] if found is not None and found.ndim == 1 and found.dtype.kind == "U" else []
+        )
+
 
 def read(run_dir: Path) -> RunFiles:
     """Read a run folder.

@@ -1,4 +1,4 @@
-"""Where the model is wrong: confusion matrix, commonest mistakes, the worst ones as pictures."""
+"""Where the model is wrong: confusion matrix, commonest mistakes, the worst ones as pictures or texts."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from dimwise.view.strings import Words
 from dimwise.view.units import number, share_text
 
 MAX_IMAGES = 24
+MAX_TEXTS = 12
 
 
 def section(run: RunFiles, say: Words) -> Safe:
     """Nothing for tasks without classes and runs without pictures."""
-    return join((_confusion(run, say), _images(run, say)))
+    return join((_confusion(run, say), _images(run, say), _texts(run, say)))
 
 
 def _confusion(run: RunFiles, say: Words) -> Safe:
@@ -71,6 +72,25 @@ def _images(run: RunFiles, say: Words) -> Safe:
         share = number(float(probabilities[i])) if probabilities is not None and i < len(probabilities) else None
         items.append(_image(inputs[i], run.label(int(truth[i])), run.label(int(guess[i])), share, say))
     return join((el("h3", say("worst_title")), el("p", say("worst_intro"), cls="note"), el("ul", *items, cls="tiles")))
+
+
+def _texts(run: RunFiles, say: Words) -> Safe:
+    texts = run.texts("mistakes_texts")
+    truth, guess, sure = (run.array(f"mistakes_{name}", 1) for name in ("truth", "guess", "prob"))
+    if not texts or truth is None or guess is None or sure is None:
+        return Safe("")
+    rows = [
+        (
+            el("td", short(text, 400)),
+            short(run.label(int(t)), 18),
+            el("td", el("b", short(run.label(int(g)), 18))),
+            el("td", share_text(number(float(p))), cls="n"),
+        )
+        for text, t, g, p in list(zip(texts, truth, guess, sure, strict=False))[:MAX_TEXTS]
+    ]
+    head = [say("col_text"), say("col_truth"), say("col_guess"), el("th", say("col_sure"), cls="n")]
+    title, intro = el("h3", say("worst_title")), el("p", say("worst_texts_intro"), cls="note")
+    return join((title, intro, table(head, rows, label=say("worst_title"))))
 
 
 def _image(image: NDArray[np.generic], truth: str, guess: str, share: float | None, say: Words) -> Safe:
