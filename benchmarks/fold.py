@@ -1,0 +1,298 @@
+"""Compositions of folds against each single tool's default: score, bytes and milliseconds on one runtime.
+
+    python benchmarks/fold.py [NETWORK ...] [--seeds 3] [--work runs/fold] [--limit-s SECONDS] [--quick]
+
+Each network is trained once a seed; its weights, every file that is made of it, and every score lie in the folder of
+work, so the measurement can be made in parts: with ``--limit-s`` it stops before the next part once so many seconds
+have passed, and the same command goes on. Milliseconds are measured at the end of a network's seed, all files in turns.
+
+What is shown to be better is chosen on the validation split; scores are those of the test split.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from _fold_peers import nncf_quantize, onnxruntime_static, plain_distillation, torch_pruning
+from _record import Record, data_dir, wait_until_quiet
+from torch import nn
+
+from dimwise import chain, fold, measure, models, ship
+from dimwise.data import load as load_data
+from dimwise.fold import Evidence
+from dimwise.fold._steps import parse
+from dimwise.lab.claims import kept
+from dimwise.models.init import he_init_
+from dimwise.plan.apply import Once, Subject, apply
+from dimwise.plan.on_target import score_on
+from dimwise.progress import Terminal
+from dimwise.seeds import derive
+from dimwise.train import evaluating, fit, guards
+
+ASKED_FASTER, ASKED_SMALLER, ASKED_LOST = 12.0, 15.0, 0.5
+
+CNN = (
+    "quantize(int8)",
+    "prune(macs=0.5)",
+    "prune(macs=0.5) quantize(int8)",
+    "prune(macs=0.25)",
+    "prune(macs=0.25) quantize(int8)",
+    "distill(scale=0.75) quantize(int8)",
+    "distill(scale=0.5)",
+    "distill(scale=0.5) quantize(int8)",
+    "distill(scale=0.25) quantize(int8)",
+    "distill(scale=0.75) prune(macs=0.5) quantize(int8)",
+)
+TEXT = ("quantize(int8)", "quantize(dynamic)", "quantize(weights)", "distill(scale=0.5)", "distill(scale=0.5) quantize")
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """One network of the benchmark: a recipe, what is set in it, and the compositions that are tried."""
+
+    recipe: str
+    settings: tuple[str, ...] = ()
+    ways: tuple[str, ...] = CNN
+    epochs: int = 5
+    """Of fine-tuning, for us and for the peers."""
+    tools: tuple[str, ...] = ("onnxruntime", "nncf", "torch-pruning", "plain KD")
+
+
+NETWORKS = {
+    "fashion-small_cnn": Network("fashion"),
+    "cifar10-resnet20": Network("cifar10"),
+    "cifar10-resnet56": Network(
+        "cifar10",
+        ("model.name=resnet56",),
+        (*CNN, "distill(student=resnet20, scale=1.0) quantize(int8)", "distill(student=resnet20, scale=0.75) quantize"),
+    ),
+    "cifar10-mobilenetv2": Network("cifar10", ("model.name=mobilenetv2", "model.width=0.5")),
+    "sst2-lstm": Network("sst2", (), TEXT, tools=("onnxruntime", "nncf", "plain KD")),
+    "sst2-transformer": Network("sst2-transformer", (), TEXT, tools=("onnxruntime", "nncf", "plain KD")),
+}
+FLOAT = "float"
+
+
+class OutOfTime(Exception):
+    """The limit is reached; what was made is kept."""
+
+
+def main() -> int:
+    told = _arguments().parse_args()
+    limit = Limit(told.limit_s)
+    names = told.networks or list(NETWORKS)
+    for name in names:
+        if name not in NETWORKS:
+            print(f"there is no network {name!r}; one of: {', '.join(NETWORKS)}", file=sys.stderr)
+            return 2
+    rows: dict[str, list[dict[str, Any]]] = {}
+    try:
+        for name in names:
+            for seed in range(1 if told.quick else told.seeds):
+                rows.setdefault(name, []).append(one_seed(name, seed, told.work, told.quick, limit))
+    except OutOfTime as stop:
+        print(f"stopped before {stop}; the same command goes on there")
+        return 0
+    for network, found in rows.items():
+        print(network, summary(found))
+    if not told.quick:
+        print(recorded(rows, told.seeds).write())
+    return 0
+
+
+@dataclasses.dataclass
+class Limit:
+    """Seconds after which no further part begins; 0 is no limit."""
+
+    limit_s: float
+    started: float = dataclasses.field(default_factory=time.monotonic)
+
+    def __call__(self, part: str) -> None:
+        if self.limit_s and time.monotonic() - self.started > self.limit_s:
+            raise OutOfTime(part)
+
+
+def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit) -> dict[str, Any]:
+    """All files of one trained network: bytes, scores and, measured in turns, milliseconds."""
+    network = NETWORKS[name]
+    settings = [*network.settings, f"train.seed={seed}"]
+    if quick:
+        settings += ["train.epochs=1", "data.train_limit=600", "train.precision='fp32'", "train.layout='contiguous'"]
+        network = dataclasses.replace(network, ways=network.ways[:3], epochs=1)
+    recipe = chain.load(network.recipe, settings)
+    data = load_data(recipe.data, data_dir())
+    looks = fold.evidence(data, train=recipe.train, augment=recipe.augment, progress=Terminal())
+    folder = work / ("quick" if quick else "whole") / name / str(seed)
+    limit(f"the training of {name}, seed {seed}")
+    torch.manual_seed(derive(seed, "init"))
+    blank = he_init_(models.build(recipe.model.name, data.input_shape, data.n_outputs, width=recipe.model.width))
+    model = fit(
+        blank,
+        data,
+        looks.task,
+        recipe.train,
+        augment=recipe.augment,
+        run_dir=folder / "run",
+        resume=True,
+        progress=Terminal(),
+    ).model
+    model = model.cpu().eval()
+    subject, once = Subject(model), Once()
+    makers: dict[str, Callable[[], bytes]] = {
+        FLOAT: lambda: apply((), subject, looks, once=once).proto.SerializeToString()
+    }
+    for way in network.ways:
+        makers[way] = lambda way=way: apply(parse(way), subject, looks, once=once).proto.SerializeToString()
+    for tool, make in peers(network).items():
+        makers[tool] = lambda make=make: make(model, looks)
+    parts = {}
+    for part, maker in makers.items():
+        limit(f"{part} of {name}, seed {seed}")
+        parts[part] = kept(folder, _slug(part), {"settings": settings, "part": part}, partial(made, maker, looks))
+        print(f"{name} {seed} {part}: {parts[part].get('test', parts[part].get('failed'))}", flush=True)
+    files = {p: bytes.fromhex(told.pop("content")) for p, told in parts.items() if "content" in told}
+    latency = milliseconds(files, model, data, budget_s=0.2 if quick else 2.0)
+    for part, ms in latency.items():
+        parts.setdefault(part, {})["latency_ms"] = ms
+    parts["eager"] |= {
+        "test": parts[FLOAT]["test"],
+        "valid": parts[FLOAT]["valid"],
+        "bytes": measure.state_size_bytes(model),
+    }
+    return {"seed": seed, "parts": parts, "ours": list(network.ways), "peers": list(peers(network))}
+
+
+def peers(network: Network) -> dict[str, Callable[[nn.Module, Evidence], bytes]]:
+    """Name -> what makes a file of the trained network."""
+    known = {
+        "onnxruntime": {"onnxruntime quantize_static": onnxruntime_static},
+        "nncf": {"nncf quantize": nncf_quantize},
+        "torch-pruning": {
+            f"torch-pruning {share:.0%} MACs": torch_pruning(share, network.epochs) for share in (0.5, 0.25)
+        },
+        "plain KD": {"plain KD, half width": plain_distillation(0.5, 0)},
+    }
+    return {name: make for tool in network.tools for name, make in known[tool].items()}
+
+
+def made(maker: Callable[[], bytes], looks: Evidence) -> dict[str, Any]:
+    """The file with its size and scores, or why there is none."""
+    started = time.monotonic()
+    try:
+        content = maker()
+        runner = ship.session(content, threads=torch.get_num_threads())
+        scores = {part: score_on(runner, getattr(looks.data, part), looks.task) for part in ("valid", "test")}
+    except Exception as error:  # noqa: BLE001  (another tool may raise anything)
+        return {"failed": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"}
+    return {**scores, "bytes": len(content), "seconds": time.monotonic() - started, "content": content.hex()}
+
+
+def milliseconds(files: Mapping[str, bytes], model: nn.Module, data: Any, *, budget_s: float) -> dict[str, float]:
+    """Median of one inference of each file and of the network in eager PyTorch, all in turns, on one thread."""
+    runners = {part: ship.session(content, threads=1) for part, content in files.items()}
+    raw, normalised = data.test.inputs[:1].numpy(), data.normalise(data.test.inputs[:1])
+    calls: dict[str, Any] = {part: (lambda runner=runner: runner.run(raw)) for part, runner in runners.items()}
+    calls["eager"] = lambda: model(normalised)
+    wait_until_quiet()
+    with guards.threads(1), evaluating(model):
+        found = measure.latency(calls, runs=1000, budget_s=budget_s, threads=1)
+    return {part: latency.p50_ms for part, latency in found.items()}
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The means over the seeds of what every part gives, and what the compositions gain over the peers."""
+    parts = {
+        part: {
+            key: statistics.mean(row["parts"][part][key] for row in rows)
+            for key in ("valid", "test", "bytes", "latency_ms")
+        }
+        for part in rows[0]["parts"]
+        if all("latency_ms" in row["parts"][part] for row in rows)
+    }
+    eager = parts["eager"]
+    ours = {way: parts[way] for way in rows[0]["ours"] if way in parts}
+    within = {w: p for w, p in ours.items() if p["valid"] >= eager["valid"] - ASKED_LOST / 100}
+    best = min(within or ours, key=lambda way: ours[way]["latency_ms"])
+    told = {
+        "best": best,
+        "faster": eager["latency_ms"] / parts[best]["latency_ms"],
+        "smaller": eager["bytes"] / parts[best]["bytes"],
+        "lost_points": 100 * (eager["test"] - parts[best]["test"]),
+    }
+    against = {}
+    for peer in rows[0]["peers"]:
+        if peer not in parts:
+            against[peer] = {"failed": next(row["parts"][peer].get("failed") for row in rows)}
+            continue
+        theirs = parts[peer]
+        no_slower = [p for p in ours.values() if p["latency_ms"] <= 1.02 * theirs["latency_ms"]]
+        as_good = [p for p in ours.values() if p["valid"] >= theirs["valid"]]
+        level = max(no_slower, key=lambda p: p["valid"], default=None)
+        fastest = min(as_good, key=lambda p: p["latency_ms"], default=None)
+        against[peer] = {
+            "score": theirs["test"],
+            "ours_no_slower": level["test"] if level else None,
+            "times_faster_at_equal_score": theirs["latency_ms"] / fastest["latency_ms"] if fastest else None,
+            "score_of_the_faster": fastest["test"] if fastest else None,
+        }
+    return {"chosen": told, "against": against, "parts": parts}
+
+
+def recorded(rows: dict[str, list[dict[str, Any]]], n_seeds: int) -> Record:
+    """The record, with what was asked beside what was measured."""
+    record = Record("fold", "python benchmarks/fold.py", "compositions of folds against single tools, one runtime")
+    record.notes.append(f"{n_seeds} seeds; onnxruntime on one thread, batch 1; means over the seeds")
+    for name, found in rows.items():
+        told = summary(found)
+        record.figures[name] = told
+        chosen = told["chosen"]
+        if name == "cifar10-resnet56":
+            for what, asked, value, unit, met in (
+                ("faster than eager", f"≥ {ASKED_FASTER:g}×", chosen["faster"], "×", chosen["faster"] >= ASKED_FASTER),
+                ("smaller", f"≥ {ASKED_SMALLER:g}×", chosen["smaller"], "×", chosen["smaller"] >= ASKED_SMALLER),
+                ("lost", f"≤ {ASKED_LOST} pt", chosen["lost_points"], " pt", chosen["lost_points"] <= ASKED_LOST),
+            ):
+                record.target(f"folds combined, ResNet-56 on CIFAR-10: {what}", asked, f"{value:.2f}{unit}", met)
+        ran = {peer: found for peer, found in told["against"].items() if "failed" not in found}
+        level = [p for p, f in ran.items() if f["ours_no_slower"] is not None and f["ours_no_slower"] >= f["score"]]
+        gains = [f["times_faster_at_equal_score"] or 0.0 for f in ran.values()]
+        record.target(
+            f"folds on {name}: peers at whose latency ours scores as high",
+            f"all {len(ran)}",
+            str(len(level)),
+            len(level) == len(ran),
+        )
+        record.target(
+            f"folds on {name}: faster at equal score than the best peer, least over the peers",
+            "≥ 1.3× somewhere",
+            f"{min(gains, default=0):.2f}× to {max(gains, default=0):.2f}×",
+            max(gains, default=0) >= 1.3,
+        )
+    return record
+
+
+def _slug(part: str) -> str:
+    return "".join(c if c.isalnum() else "-" for c in part).strip("-")
+
+
+def _arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("networks", nargs="*", metavar="NETWORK", help="one of: " + ", ".join(NETWORKS))
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--work", type=Path, default=Path("runs/fold"))
+    parser.add_argument("--limit-s", type=float, default=0.0)
+    parser.add_argument("--quick", action="store_true")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
