@@ -20,6 +20,7 @@ COMMANDS = {
     "train": ("dimwise.cli.train", "Train only, or continue a run that was stopped."),
     "doctor": ("dimwise.cli.doctor", "Run a training script and name its mistakes."),
     "lr-range": ("dimwise.cli.lr_range", "Try growing learning rates, and say which are worth training with."),
+    "compare": ("dimwise.cli.compare", "Two models side by side, layer by layer: before and after a fold."),
     "predict": ("dimwise.cli.predict", "Classify files with an artifact, without PyTorch."),
     "report": ("dimwise.cli.report", "Build a run's report page again."),
     "recipe": ("dimwise.cli.recipe", "List, show, make and check recipes."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -266,32 +267,51 @@ def check_finite(inputs: Array, what: str) -> None:
         )
 
 
-def cost(model: Any) -> dict[str, float]:
-    """Parameters, multiply-accumulates for one input, and bytes of the file, counted on the graph.
+@dataclass(frozen=True)
+class Counts:
+    """What a graph holds and computes, for one input."""
 
-    Counts what multiplies: convolutions, Gemm, MatMul, recurrent layers, float or int8. Parameters are the
-    constants that computing nodes use, without scales and zero points.
+    learnt: dict[str, int]
+    """Constant -> how many learnt numbers it holds; scales, zero points and preprocessing hold none."""
+    shapes: dict[str, tuple[int, ...]]
+    """Value -> its shape, as far as it can be inferred, with 1 for the batch."""
+    macs: list[int]
+    """Multiply-accumulates of each node."""
 
-    Returns:
-        ``{"params": number, "macs": number per input, "size_bytes": bytes}``.
+
+def counts(model: Any) -> Counts:
+    """Learnt numbers, shapes and multiply-accumulates, node by node.
+
+    Counts what multiplies: convolutions, Gemm, MatMul, recurrent layers, float or int8. Learnt are the constants that
+    computing nodes use, without scales and zero points.
     """
     import onnx
 
     constants = {t.name: t for t in model.graph.initializer}
     other = _scales(model.graph) | _normalisation(model.graph)
     kinds = onnx.TensorProto
-    learnt = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.INT4, kinds.INT8, kinds.INT32)
+    types = (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.INT4, kinds.INT8, kinds.INT32)
     shapes = {n: tuple(t.dims) for n, t in constants.items()}
     graph = _inferred(model).graph
     for value in (*graph.input, *graph.value_info, *graph.output):
         shapes.setdefault(value.name, tuple(d.dim_value or 1 for d in value.type.tensor_type.shape.dim))
     shared = _looked_up(model.graph, shapes, set(constants))
-    params = sum(
-        shared.get(name, math.prod(t.dims))
+    learnt = {
+        name: shared.get(name, math.prod(t.dims))
         for name, t in constants.items()
-        if name not in other and t.data_type in learnt and len(t.dims)  # numbers without a dimension are bounds
-    )
-    macs = sum(_macs(node, shapes) for node in graph.node)
+        if name not in other and t.data_type in types and len(t.dims)  # numbers without a dimension are bounds
+    }
+    return Counts(learnt, shapes, [_macs(node, shapes) for node in model.graph.node])
+
+
+def cost(model: Any) -> dict[str, float]:
+    """Parameters, multiply-accumulates for one input, and bytes of the file, counted as :func:`counts` does.
+
+    Returns:
+        ``{"params": number, "macs": number per input, "size_bytes": bytes}``.
+    """
+    found = counts(model)
+    params, macs = sum(found.learnt.values()), sum(found.macs)
     return {"params": float(params), "macs": float(macs), "size_bytes": float(model.ByteSize())}
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from dimwise.ship.runtime import session as session
     from dimwise.ship.runtimes import RUNTIMES as RUNTIMES
     from dimwise.ship.runtimes import Served as Served
+    from dimwise.ship.runtimes import content_of as content_of
     from dimwise.ship.runtimes import open_runtime as open_runtime
     from dimwise.ship.runtimes.fresh import peak_memory_on as peak_memory_on
     from dimwise.ship.runtimes.side_by_side import SideBySide as SideBySide
@@ -41,6 +42,7 @@ EXPORTS = {
     "Served": "dimwise.ship.runtimes",
     "ShipConfig": "dimwise.ship.config",
     "SideBySide": "dimwise.ship.runtimes.side_by_side",
+    "content_of": "dimwise.ship.runtimes",
     "gate": "dimwise.ship.parity_gate",
     "graph": "dimwise.ship.onnx_graph",
     "measure_on": "dimwise.ship.runtimes.side_by_side",

@@ -1,0 +1,146 @@
+"""What a user means by a word: a run's trained network, one of its stages, an artifact, a file, a builder, a name."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dimwise import models, ship
+from dimwise.chain import start
+from dimwise.chain.recipe import load
+from dimwise.data import load as load_data
+from dimwise.errors import ArtifactError, ModelError, RunError, nearest
+from dimwise.runs import folder
+from dimwise.train import checkpoint
+
+
+@dataclass(frozen=True)
+class Named:
+    """A network with its preprocessing, or a graph."""
+
+    name: str
+    subject: Any
+    """An ``nn.Module`` in evaluation mode, or an ``onnx.ModelProto``."""
+    raw: Tensor
+    """(N, ...) inputs as the graph takes them: uint8 or float32."""
+    normalise: nn.Module
+    """Raw inputs to what the network takes; of a graph it is part."""
+
+    @property
+    def is_graph(self) -> bool:
+        """Whether it is exported already."""
+        return not isinstance(self.subject, nn.Module)
+
+    def exported(self) -> Any:
+        """The graph, made from the network when it is not one."""
+        return self.subject if self.is_graph else ship.graph(self.subject, self.normalise, self.raw)
+
+    @property
+    def inputs(self) -> np.ndarray:
+        """(N, ...) what the subject takes."""
+        with torch.no_grad():
+            return np.ascontiguousarray((self.raw if self.is_graph else self.normalise(self.raw)).numpy())
+
+
+def named(
+    word: str,
+    *,
+    runs_dir: Path = Path("runs"),
+    data_dir: Path | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    n_outputs: int | None = None,
+) -> Named:
+    """What the word means; the first that fits.
+
+    An ``.onnx`` file; an artifact folder; a network of the model table, with fresh weights; ``RUN`` (path, name, short
+    id, last): its trained network; ``RUN:STAGE``: the artifact of that stage, ``RUN:chosen`` of the chosen one;
+    ``package.module:function``.
+
+    Args:
+        word: as above.
+        runs_dir: where runs lie.
+        data_dir: where data sets lie; a run's trained network is built for its data.
+        input_shape, n_outputs: for networks that no data speaks of; None takes those they were published with, and
+            3×32×32 and 10 for one's own.
+
+    Raises:
+        UserError: when nothing fits, or what fits cannot be read.
+
+    Example:
+        >>> found = named("small_cnn")
+        >>> found.is_graph, tuple(found.raw.shape)
+        (False, (1, 1, 8, 8))
+    """
+    path = Path(word)
+    if path.suffix == ".onnx":
+        return _graph(word, path)
+    if (path / "manifest.json").is_file():
+        return _graph(word, ship.read(path).model_path)
+    if word in models.MODELS:
+        usual_shape, usual_outputs = models.USUAL[word]
+        shape = input_shape or usual_shape
+        return _fresh(word, models.build(word, shape, n_outputs or usual_outputs), shape)
+    key, _, stage = word.rpartition(":") if ":" in word else (word, "", "")
+    try:
+        run = folder.find(runs_dir, key)
+    except RunError as error:
+        if not stage:
+            raise _nothing(word, error) from None
+    else:
+        return _stage(run, stage) if stage else _trained(run, data_dir)
+    shape = input_shape or (3, 32, 32)
+    return _fresh(word, models.from_name(word, shape, n_outputs or 10), shape)
+
+
+def _graph(word: str, path: Path) -> Named:
+    import onnx
+
+    content = ship.content_of(path)
+    runner = ship.session(content)  # says what is wrong with it
+    sizes = [n or 1 for n in runner.input_shape]
+    try:
+        raw = torch.zeros(sizes, dtype=getattr(torch, runner.input_dtype))
+    except (AttributeError, TypeError):
+        raise ArtifactError(f"'{path}' takes {runner.input_dtype}", expected="uint8, float32 or int64") from None
+    return Named(word, onnx.load_from_string(content), raw, nn.Identity())
+
+
+def _stage(run: Path, stage: str) -> Named:
+    if stage == "chosen":
+        stage = str(start.read(run / "result.json").get("chosen") or stage)
+    found = sorted(p.name for p in (run / "artifacts").glob("*") if (p / "manifest.json").is_file())
+    if stage not in found:
+        raise ArtifactError(
+            f"run '{run.name}' keeps no artifact of the stage {stage!r}",
+            expected="one of: " + ", ".join(found) if found else "a run that shipped something",
+            next_step=nearest(stage, found) or "Only what was shipped is kept; name the run alone for its network.",
+        )
+    return _graph(f"{run.name}:{stage}", ship.read(run / "artifacts" / stage).model_path)
+
+
+def _trained(run: Path, data_dir: Path | None) -> Named:
+    recipe = load(run / "recipe.toml")
+    kept = checkpoint.load(run / "checkpoints")
+    data = load_data(recipe.data, data_dir)
+    network = start.build(recipe, data, start.read(run / "environment.json").get("model"))
+    checkpoint.load_weights(network, kept.best)
+    return Named(run.name, network.cpu().eval(), data.test.inputs[:256].cpu(), data.normalise)
+
+
+def _fresh(word: str, network: nn.Module, shape: tuple[int, ...]) -> Named:
+    return Named(word, network.cpu().eval(), torch.zeros(1, *shape), nn.Identity())
+
+
+def _nothing(word: str, error: RunError) -> ModelError:
+    kinds = "a run, RUN:STAGE, an artifact folder, an .onnx file, package.module:function, or a name of: "
+    known = list(models.MODELS)
+    return ModelError(
+        f"nothing is called {word!r} ({error.what})",
+        expected=kinds + ", ".join(known),
+        next_step=nearest(word, known),
+    )
