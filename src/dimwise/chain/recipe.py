@@ -22,6 +22,7 @@ from dimwise.fold.prune import PruneConfig
 from dimwise.fold.quantize import QuantizeConfig
 from dimwise.fold.separable import SeparableConfig
 from dimwise.fold.share import ShareConfig
+from dimwise.fold.sparsify import SparsifyConfig
 from dimwise.models.config import ModelConfig
 from dimwise.plan.budget import Budget
 from dimwise.recipe import config
@@ -44,6 +45,7 @@ class FoldPlan:
     quantize: QuantizeConfig = QuantizeConfig()
     separable: SeparableConfig = SeparableConfig()
     share: ShareConfig = ShareConfig()
+    sparsify: SparsifyConfig = SparsifyConfig()
 
     def __post_init__(self) -> None:
         for candidate in self.candidates:

@@ -24,6 +24,7 @@ from dimwise.fold.prune import PruneConfig, prune
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.fold.separable import SeparableConfig, separable
 from dimwise.fold.share import ShareConfig, share
+from dimwise.fold.sparsify import SparsifyConfig, sparsify
 from dimwise.lookup import resolve
 
 FOLDS = {
@@ -35,6 +36,7 @@ FOLDS = {
     "quantize": "dimwise.fold.quantize:quantize",
     "separable": "dimwise.fold.separable:separable",
     "share": "dimwise.fold.share:share",
+    "sparsify": "dimwise.fold.sparsify:sparsify",
 }
 
 GRAPH_FOLDS = ("quantize", "share")
@@ -53,6 +55,7 @@ __all__ = [
     "QuantizeConfig",
     "SeparableConfig",
     "ShareConfig",
+    "SparsifyConfig",
     "distill",
     "equalise",
     "evidence",
@@ -63,6 +66,7 @@ __all__ = [
     "quantize",
     "separable",
     "share",
+    "sparsify",
     "student",
 ]
 

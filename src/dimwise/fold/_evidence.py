@@ -63,6 +63,8 @@ class FoldReport:
     tried: list[dict[str, Any]] = field(default_factory=list)
     """One row per attempt of a fold that searches, such as {"what": "static, mse", "score": 0.93}."""
     seconds: float = 0.0
+    notes: list[str] = field(default_factory=list)
+    """What whoever reads the numbers should know, a sentence each."""
 
 
 def compare(

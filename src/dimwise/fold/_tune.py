@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from copy import deepcopy
 
 import torch
@@ -14,11 +14,19 @@ from dimwise.fold._evidence import Evidence
 from dimwise.fold.distill import KINDS, DistillConfig, teaching_step
 from dimwise.seeds import derive
 from dimwise.train.fit import fit
-from dimwise.train.loop import plain_step
+from dimwise.train.loop import StepFunction, plain_step
 
 
 def recover(
-    small: nn.Module, original: nn.Module, evidence: Evidence, *, fold: str, epochs: int, lr_frac: float, teacher: bool
+    small: nn.Module,
+    original: nn.Module,
+    evidence: Evidence,
+    *,
+    fold: str,
+    epochs: int,
+    lr_frac: float,
+    teacher: bool,
+    around: Callable[[StepFunction], StepFunction] | None = None,
 ) -> nn.Module:
     """Train ``small`` as the original was, more shortly and gently, towards the original's outputs.
 
@@ -30,6 +38,7 @@ def recover(
         epochs: passes over the training split, ≥ 1.
         lr_frac: learning rate as a fraction of the original training's, in (0, 1].
         teacher: learn from the original's outputs as well as the labels, where the task has such a loss.
+        around: makes another training step of the usual one, such as one under a mask.
 
     Returns:
         The network with the weights that were kept.
@@ -43,6 +52,7 @@ def recover(
     kind = evidence.data.task
     taught = teacher and kind in KINDS
     step = teaching_step(deepcopy(original), DistillConfig(), kind) if taught else plain_step
+    step = step if around is None else around(step)
     return fit(
         small, evidence.data, evidence.task, settings, step=step, augment=evidence.augment, progress=evidence.progress
     ).model

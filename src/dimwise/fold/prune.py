@@ -25,7 +25,7 @@ Without fine-tuning scores collapse. Statistics over channels (LayerNorm, GroupN
 groups, a Transformer's residual stream among them, stay whole unless the target needs them (``norms``); attention
 heads and hidden units leave first. Heads leave whole; an LSTM's unit leaves in all layers and directions, as a module
 has one hidden size. Sizes written into a forward pass (``view(b, t, heads, width)``, ``view(-1, 1600)``, zeros for a
-first state) are given other numbers on their way, which costs eager PyTorch microseconds a call and exports nothing;
+first state) are given other numbers on their way, which costs eager PyTorch microseconds a call;
 any other count in the code is found out by running the smaller network against the silenced original, and its layers
 are left alone. Packed cross-attention (``nn.TransformerDecoder``) and packed sequences stay whole.
 
