@@ -3,8 +3,8 @@
 Idea: most weights of a trained network are small, and a network trained on without them hardly misses them. Unlike
 ``prune``, which removes whole channels, nothing has to leave together, so far more can go.
 
-Mathematics: mask m_i = 1 for the largest |w_i|, else 0: of the network (``global``), of each layer
-(``layer``), or the two largest of every four neighbours along the input channels (``2:4``). In ``rounds`` the share of zeros grows as
+Mathematics: mask m_i = 1 for the largest |w_i|, else 0: of the network (``global``), of each layer (``layer``), or the
+two largest of every four neighbours along the input channels (``2:4``). In ``rounds`` the share of zeros grows as
 s (1 − (1 − r/R)³). Fine-tuning sees m ∘ w only. n weights with a share s of zeros hold some n (32 (1 − s) + H(s)) bits,
 H the entropy of the mask: at s = 0.8 a quarter, and ``deflate`` comes near it.
 
