@@ -1,0 +1,148 @@
+"""Predictions of latency, size and score, each a formula corrected by what was measured.
+
+log y = log formula(x) + residual(x), the residual a Gaussian process over the logarithms of the fractions kept: at
+first only the formula speaks, and each measurement pulls it right in its neighbourhood.
+
+Source: Rasmussen, Williams 2006, "Gaussian processes for machine learning", chapter 2.
+"""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from dimwise.plan.record import Line
+from dimwise.plan.space import RUNGS, Point, Space
+
+ENOUGH = 6
+"""Measurements from which on the process may choose its own length scales."""
+
+
+@dataclass(frozen=True)
+class Guess:
+    """A number and how sure it is: log y is normal with this deviation."""
+
+    value: float
+    log_std: float
+
+    def below(self, limit: float) -> float:
+        """Probability of being at most ``limit``.
+
+        Example:
+            >>> Guess(1.0, 0.5).below(1.0)
+            0.5
+        """
+        if limit <= 0 or self.value <= 0:
+            return float(self.value <= limit)
+        z = (math.log(limit) - math.log(self.value)) / max(self.log_std, 1e-6)
+        return 0.5 * (1 + math.erf(z / math.sqrt(2)))
+
+
+class Corrected:
+    """A formula corrected by measurements."""
+
+    def __init__(self, rows: Sequence[Sequence[float]], residuals: Sequence[float], *, log_std: float, noise: float):
+        """Fit the residual.
+
+        Args:
+            rows: features of what was measured.
+            residuals: log(measured / formula) of each.
+            log_std: how far off the formula may be where nothing was measured.
+            noise: deviation of a measurement repeated, in log space.
+        """
+        self._log_std, self._process = log_std, None
+        if rows:
+            self._process = _fit(np.asarray(rows), np.asarray(residuals), log_std, noise)
+
+    def guess(self, formula: float, row: Sequence[float]) -> Guess:
+        """The formula's value, corrected for these features."""
+        if self._process is None:
+            return Guess(formula, self._log_std)
+        mean, std = self._process.predict(np.asarray([row]), return_std=True)
+        return Guess(formula * math.exp(float(np.clip(mean[0], -5, 5))), max(float(std[0]), 1e-3))
+
+
+def _fit(x: Any, y: Any, log_std: float, noise: float) -> Any:
+    from sklearn.gaussian_process import GaussianProcessRegressor
+    from sklearn.gaussian_process.kernels import RBF, ConstantKernel, WhiteKernel
+
+    variance = log_std**2
+    kernel = ConstantKernel(variance, (variance / 100, variance * 25)) * RBF([1.5] * x.shape[1], (0.5, 20.0))
+    kernel += WhiteKernel(noise**2, (noise**2 / 4, 25 * noise**2))
+    optimizer = "fmin_l_bfgs_b" if len(x) >= ENOUGH else None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a length scale at its bound is no news
+        return GaussianProcessRegressor(kernel, optimizer=optimizer, alpha=1e-10).fit(x, y)
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a point will take and give."""
+
+    latency_ms: Callable[[Point], Guess]
+    size_bytes: Callable[[Point], Guess]
+    loss: Callable[[Point, int], Guess]
+    """1 − score at a rung of the ladder."""
+
+
+def learn(space: Space, lines: Sequence[Line], n_valid: int) -> Predictions:
+    """Predictions from everything that was measured so far.
+
+    Args:
+        space: what points mean.
+        lines: of this seed; that of the network as it was trained (no steps) is among them.
+        n_valid: size of the validation split, below whose resolution no score can be told.
+    """
+    original = next(line for line in lines if not line.steps)
+    alone = {line.point["numbers"]: line for line in lines if line.point and space.operations(line.point) == 1.0}
+    least = 0.5 / max(1, n_valid)
+
+    def ratio(point: Point, what: str) -> float:
+        line = alone.get(point["numbers"])
+        if line is None or what not in line.measured:
+            return 0.4 if point["numbers"] else 1.0
+        return line.measured[what] / original.measured[what]
+
+    def latency(point: Point) -> float:
+        kept = 0.2 + 0.8 * space.operations(point)  # calls cost time however little they compute
+        return original.measured["latency_ms"] * kept * ratio(point, "latency_ms")
+
+    def size(point: Point) -> float:
+        return original.measured["size_bytes"] * (0.05 + 0.95 * space.operations(point)) * ratio(point, "size_bytes")
+
+    def loss(point: Point, rung: int) -> float:
+        lost = 1 - original.measured["score"]
+        away = -math.log2(space.operations(point)) if space.operations(point) < 1 else 0.0
+        short = -math.log(RUNGS[rung], 3) if away else 0.0
+        return (lost + least) * (1 + 0.15 * away * (1 + short)) + 0.002 * (point["numbers"] > 0)
+
+    fast = [line for line in lines if line.point and "latency_ms" in line.measured]
+    scored = [line for line in lines if line.point and line.state == "whole" and "score" in line.measured]
+    by_latency = Corrected(
+        [space.features(line.point) for line in fast],
+        [math.log(line.measured["latency_ms"] / latency(line.point)) for line in fast],
+        log_std=0.4,
+        noise=0.03,
+    )
+    by_size = Corrected(
+        [space.features(line.point) for line in fast],
+        [math.log(line.measured["size_bytes"] / size(line.point)) for line in fast],
+        log_std=0.3,
+        noise=0.01,
+    )
+    by_loss = Corrected(
+        [space.features(line.point, line.rung) for line in scored],
+        [math.log(max(1 - line.measured["score"], least) / max(loss(line.point, line.rung), least)) for line in scored],
+        log_std=0.7,
+        noise=0.15,
+    )
+    return Predictions(
+        lambda point: by_latency.guess(latency(point), space.features(point)),
+        lambda point: by_size.guess(size(point), space.features(point)),
+        lambda point, rung: by_loss.guess(max(loss(point, rung), least), space.features(point, rung)),
+    )

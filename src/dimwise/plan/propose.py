@@ -1,0 +1,108 @@
+"""Proposals by Optuna: several objectives at once, asked for and told, kept where several processes can share them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from dimwise.errors import MissingExtra, UserError, first_line
+from dimwise.plan.record import Line, parse
+from dimwise.plan.space import Point, Space
+from dimwise.seeds import derive
+
+JOURNAL = "search.journal"
+OBJECTIVES = ("score lost", "latency_ms", "size_bytes")
+_LINE = "line"
+
+
+def open_study(folder: Path, name: str, *, seed: int, storage: str | None = None) -> Any:
+    """The study of a search, new or as it was left.
+
+    Args:
+        folder: of the search; its journal is there unless a storage is named.
+        name: what all processes that search together call it.
+        seed: rules this process's proposals.
+        storage: URL of a database, such as ``sqlite:///shared.db`` or ``postgresql://…``.
+
+    Raises:
+        MissingExtra: without Optuna.
+        UserError: for a storage that cannot be opened.
+    """
+    try:
+        import optuna
+    except ImportError:
+        raise MissingExtra("optuna", why="the search among folds", extra="tune") from None
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            kept = storage or _journal(folder / JOURNAL)
+            study = optuna.create_study(
+                storage=kept, study_name=name, directions=["minimize"] * len(OBJECTIVES), load_if_exists=True
+            )
+            begun = len(study.get_trials(deepcopy=False))
+        except Exception as error:  # a database may raise anything
+            raise UserError(
+                f"the search's storage {storage or folder / JOURNAL} cannot be opened: {first_line(error)}",
+                expected="a URL such as sqlite:///search.db or postgresql://user@host/name",
+            ) from error
+        # A process that joins or goes on draws other numbers than those already drawn.
+        sampler = optuna.samplers.TPESampler(
+            seed=derive(seed, "propose", begun) % 2**32, multivariate=True, n_startup_trials=8, constant_liar=True
+        )
+        study.sampler = sampler
+    return study
+
+
+def _journal(path: Path) -> Any:
+    from optuna.storages import JournalStorage
+    from optuna.storages.journal import JournalFileBackend
+
+    return JournalStorage(JournalFileBackend(str(path)))
+
+
+def ask(study: Any, space: Space) -> tuple[Any, dict[str, int]]:
+    """A trial and the point that it proposes."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        trial = study.ask()
+        point = {
+            "width": trial.suggest_int("width", 0, len(space.widths) - 1),
+            "macs": trial.suggest_int("macs", 0, len(space.macs) - 1),
+            "numbers": trial.suggest_int("numbers", 0, len(space.numbers) - 1),
+        }
+    return trial, point
+
+
+def tell(study: Any, trial: Any, values: Sequence[float]) -> None:
+    """What a proposal gives, as far as it is known: predictions stand in for what was not measured."""
+    study.tell(trial, [float(value) for value in values], skip_if_finished=True)
+
+
+def add(study: Any, space: Space, point: Point, values: Sequence[float], line: Line) -> None:
+    """Let every process that shares the study know a line that was measured."""
+    import dataclasses
+    import json
+
+    import optuna
+    from optuna.distributions import IntDistribution
+
+    sizes = {"width": len(space.widths), "macs": len(space.macs), "numbers": len(space.numbers)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        study.add_trial(
+            optuna.trial.create_trial(
+                params=dict(point),
+                distributions={name: IntDistribution(0, n - 1) for name, n in sizes.items()},
+                values=[float(value) for value in values],
+                user_attrs={_LINE: json.dumps(dataclasses.asdict(line))},
+            )
+        )
+
+
+def lines_of(study: Any) -> list[Line]:
+    """The lines that all processes added."""
+    texts = (trial.user_attrs.get(_LINE) for trial in study.get_trials(deepcopy=False))
+    return [line for line in map(parse, filter(None, texts)) if line is not None]
