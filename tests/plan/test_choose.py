@@ -23,7 +23,7 @@ def candidate(name: str, score: float, ms: float, size: int, like: Latency) -> A
     import dataclasses
 
     told = dataclasses.replace(like, p50_ms=ms, p95_ms=ms * 1.01, iqr_ms=ms * 0.001)
-    return SimpleNamespace(name=name, valid_score=score, latency=told, size_bytes=size)
+    return SimpleNamespace(name=name, valid_score=score, latency=told, size_bytes=size, peak_memory_bytes=None)
 
 
 TRAINED = {"valid_score": 0.99}

@@ -18,7 +18,19 @@ SOURCE = "\n".join(
 )
 FAMILIES = ("nav_", "title_", "data_", "fact_", "severity_", "time_", "score_name_", "budget_name_", "prefer_", "fold_")
 COMPOSED = (
-    *("headline_", "points_", "score_", "alt_", "grad_norms_", "update_ratios_", "how_", "memory_", "col_", "doctor_"),
+    *(
+        "headline_",
+        "points_",
+        "score_",
+        "alt_",
+        "grad_norms_",
+        "update_ratios_",
+        "how_",
+        "memory_",
+        "col_",
+        "doctor_",
+        "plan_",
+    ),
 )
 
 

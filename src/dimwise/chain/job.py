@@ -136,7 +136,7 @@ def _run(
                     found.append(made)
         with clock("measure"), progress.stage("measure"):
             latency = latencies(found, data, target, fitted.model)[TRAINED]
-            measure_memory(found, target)
+            measure_memory(found, data, target)
             trained = trained_stage(fitted, latency, recipe, data, task)
             chosen: Candidate | None = None
             reasons: dict[str, str] = {}

@@ -19,6 +19,7 @@ COMMANDS = {
     "run": ("dimwise.cli.run", "Everything: train, fold, choose, ship, prove and report, from one recipe."),
     "train": ("dimwise.cli.train", "Train only, or continue a run that was stopped."),
     "doctor": ("dimwise.cli.doctor", "Run a training script and name its mistakes."),
+    "fold": ("dimwise.cli.fold", "Make a trained network smaller or faster, within a budget."),
     "lr-range": ("dimwise.cli.lr_range", "Try growing learning rates, and say which are worth training with."),
     "compare": ("dimwise.cli.compare", "Two models side by side, layer by layer: before and after a fold."),
     "predict": ("dimwise.cli.predict", "Classify files with an artifact, without PyTorch."),

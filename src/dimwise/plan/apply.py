@@ -20,6 +20,7 @@ from dimwise.fold._steps import Step, write
 from dimwise.fold.distill import make_student
 from dimwise.plan.budget import Target
 from dimwise.plan.on_target import Candidate, score_of
+from dimwise.ship.runtimes import NETWORK_RUNTIMES
 
 ORIGINAL = "onnx"
 """Name of the candidate that is the trained network, unfolded, on the serving runtime."""
@@ -111,7 +112,7 @@ def apply(
     """
     once, target = once or Once(), target or Target()
     if not trained:
-        evidence = replace(evidence, score=lambda model: float("nan"))
+        evidence = replace(evidence, score=lambda model: 1.0)  # nothing is looked at, and nothing seems lost
     on_network = tuple(step for step in steps if step.name not in GRAPH_FOLDS)
     on_graph = tuple(step for step in steps if step.name in GRAPH_FOLDS)
     if on_network and subject.network is None:
@@ -120,9 +121,15 @@ def apply(
             expected="steps among: " + ", ".join(GRAPH_FOLDS),
             next_step="Name the run that trained the network instead of its artifact.",
         )
-    if steps and subject.network is not None and not _brings_its_own(steps, subject):
+    if on_graph and target.runtime in NETWORK_RUNTIMES:
+        raise ModelError(
+            f"{on_graph[0].name} makes a graph that {target.runtime} does not run",
+            expected="runtime=onnxruntime or runtime=openvino, or folds of the network alone",
+        )
+    with_graph = target.runtime not in NETWORK_RUNTIMES
+    if steps and with_graph and subject.network is not None and not _brings_its_own(steps, subject):
         _must_export(subject, evidence, once)
-    made = _exported(on_network, subject, evidence, once, trained)
+    made = _exported(on_network, subject, evidence, once, trained, with_graph)
     for n in range(1, len(on_graph) + 1):
         key = ("graph", trained, evidence.seed, write(on_network), write(on_graph[:n]), target)
         before, step = made, on_graph[n - 1]
@@ -170,7 +177,7 @@ def _brings_its_own(steps: Sequence[Step], subject: Subject) -> bool:
 def _must_export(subject: Subject, evidence: Evidence, once: Once) -> None:
     """Nobody shall train for minutes and then hear that this kind of network cannot be exported."""
     try:
-        _exported((), subject, evidence, once, True)
+        _exported((), subject, evidence, once, True, True)
     except Exception as error:
         raise ModelError(f"{ORIGINAL} cannot be made, and this is made from the same network") from error
 
@@ -205,19 +212,22 @@ def _fold_network(
     return made, report
 
 
-def _exported(steps: Sequence[Step], subject: Subject, evidence: Evidence, once: Once, trained: bool) -> Candidate:
-    return once(
-        ("exported", trained, evidence.seed, write(steps)), lambda: _export(steps, subject, evidence, once, trained)
-    )
+def _exported(
+    steps: Sequence[Step], subject: Subject, evidence: Evidence, once: Once, trained: bool, with_graph: bool
+) -> Candidate:
+    key = ("exported", trained, with_graph, evidence.seed, write(steps))
+    return once(key, lambda: _export(steps, subject, evidence, once, trained, with_graph))
 
 
-def _export(steps: Sequence[Step], subject: Subject, evidence: Evidence, once: Once, trained: bool) -> Candidate:
+def _export(
+    steps: Sequence[Step], subject: Subject, evidence: Evidence, once: Once, trained: bool, with_graph: bool
+) -> Candidate:
     if subject.network is None:
         cost = _onnx.cost(subject.proto)
         return Candidate(ORIGINAL, subject.proto, int(cost["params"]), int(cost["macs"]), [], None)
     model, reports = _network(steps, subject, evidence, once, trained)
     data = evidence.data
-    proto = ship.graph(model, data.normalise, data.train.inputs[:1], opset=subject.opset)
+    proto = ship.graph(model, data.normalise, data.train.inputs[:1], opset=subject.opset) if with_graph else None
     profile = measure.profile(model, evidence.example)
     told = [report for report in reports if report is not None]
     return Candidate(write(steps) or ORIGINAL, proto, profile.params, profile.macs, told, model)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,8 +12,12 @@ from torch import Tensor, nn
 
 from dimwise import measure, ship
 from dimwise.data.sets import Data, Split
+from dimwise.errors import ModelError
 from dimwise.fold import FoldReport
 from dimwise.plan.budget import Target
+from dimwise.ship.runtimes import NETWORK_RUNTIMES
+from dimwise.ship.runtimes.fresh import peak_memory_on
+from dimwise.ship.runtimes.side_by_side import SETTLE_S
 from dimwise.tasks import Task
 from dimwise.train import evaluating, guards
 
@@ -29,7 +31,7 @@ class Candidate:
 
     name: str
     proto: Any
-    """onnx.ModelProto that takes raw inputs."""
+    """onnx.ModelProto that takes raw inputs; None where PyTorch serves and nothing was exported."""
     params: int
     macs: int
     reports: list[FoldReport]
@@ -55,15 +57,41 @@ def opened(candidate: Candidate, data: Data, task: Task, target: Target, *, scor
         target: runtime and threads.
         scored: False leaves the score at NaN: a network that was not trained has none worth knowing.
     """
-    content = candidate.proto.SerializeToString()
-    runner = ship.session(content, threads=target.threads)
+    runner = ship.open_runtime(
+        servable(candidate, data, target), target.runtime, threads=target.threads, batch=target.batch
+    )
     score = score_on(runner, data.valid, task) if scored else float("nan")
-    return replace(candidate, size_bytes=len(content), runner=runner, valid_score=score)
+    return replace(candidate, size_bytes=size_of(candidate), runner=runner, valid_score=score)
+
+
+def servable(candidate: Candidate, data: Data, target: Target) -> Any:
+    """What the target's runtime opens: the graph's bytes, or the network behind its preprocessing.
+
+    Raises:
+        ModelError: for a folded graph where PyTorch serves, or a runtime of graphs where nothing was exported.
+    """
+    if target.runtime in NETWORK_RUNTIMES:
+        if candidate.model is None or not candidate.exact:
+            raise ModelError(
+                f"{candidate.name} is a folded graph, which {target.runtime} does not run",
+                expected="runtime=onnxruntime or runtime=openvino, or folds of the network alone",
+            )
+        return nn.Sequential(data.normalise, candidate.model)
+    return candidate.proto.SerializeToString()
+
+
+def size_of(candidate: Candidate) -> int:
+    """Bytes of the file that is shipped: the graph, or the weights where PyTorch serves."""
+    if candidate.proto is not None:
+        return len(candidate.proto.SerializeToString())
+    assert candidate.model is not None
+    return measure.state_size_bytes(candidate.model)
 
 
 def score_of(proto: Any, split: Split, task: Task, target: Target) -> float:
-    """The task's score of a graph on the target's runtime."""
-    return score_on(ship.session(proto.SerializeToString(), threads=target.threads), split, task)
+    """The task's score of a graph on the target's runtime, or on onnxruntime where PyTorch serves."""
+    runtime = "onnxruntime" if target.runtime in NETWORK_RUNTIMES else target.runtime
+    return score_on(ship.open_runtime(proto, runtime, threads=target.threads), split, task)
 
 
 def score_on(runner: Any, split: Split, task: Task, *, batch_size: int = 500) -> float:
@@ -106,8 +134,11 @@ def latencies(
     calls = {c.name: _call(c.runner, raw.numpy()) for c in candidates}
     if network is not None:
         calls[TRAINED] = lambda: network(normalised)
+    spins = target.threads > 1 and network is not None and target.runtime not in NETWORK_RUNTIMES
     with guards.threads(target.threads), evaluating(network) if network is not None else nullcontext():
-        found = measure.latency(calls, runs=runs, budget_s=budget_s, threads=target.threads)
+        found = measure.latency(
+            calls, runs=runs, budget_s=budget_s, threads=target.threads, settle_s=SETTLE_S if spins else 0.0
+        )
     for candidate in candidates:
         candidate.latency = found[candidate.name]
     return found
@@ -124,17 +155,13 @@ def batch_of(data: Data, batch: int) -> tuple[Tensor, Tensor]:
     return chosen, data.normalise(chosen)
 
 
-def measure_memory(candidates: Sequence[Candidate], target: Target) -> None:
+def measure_memory(candidates: Sequence[Candidate], data: Data, target: Target) -> None:
     """Measure the peak memory of each candidate in a fresh process, which nothing else has filled."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.onnx"
-        for candidate in candidates:
-            path.write_bytes(candidate.proto.SerializeToString())
-            candidate.peak_memory_bytes = measure.process_peak_memory(
-                "dimwise.ship.runtime:run_once",
-                [str(path), str(target.threads)],
-                imports=["numpy", "onnxruntime", "dimwise.ship.selfcontained"],
-            )
+    inputs = batch_of(data, 1)[0].numpy()
+    for candidate in candidates:
+        candidate.peak_memory_bytes = peak_memory_on(
+            servable(candidate, data, target), target.runtime, inputs, threads=target.threads, batch=target.batch
+        )
 
 
 def _call(runner: Any, x: Any) -> Any:

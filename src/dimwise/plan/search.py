@@ -50,8 +50,7 @@ class Question:
     patience_frac: float = 0.35
     """The search ends when the frontier has not moved for this part of the time."""
     storage: str | None = None
-    name: str = "plan"
-    """What processes that search together call it."""
+    """URL of a database that several processes share; None: the folder's own journal."""
 
 
 @dataclass
@@ -61,11 +60,14 @@ class Bench:
     question: Question
     space: Space
     original: Candidate
+    weights: str
+    """A fingerprint of what is folded."""
     lines: list[Line]
-    study: Any
     once: Once
     epoch_s: float
     """Seconds that one pass of training the original takes, measured."""
+    study: Any = None
+    """Optuna's, while proposals are asked for."""
     kept: dict[str, Candidate] = field(default_factory=dict)
     """Name of a line -> its candidate, for those on the frontier that were made by this process."""
     started: float = field(default_factory=time.monotonic)
@@ -103,6 +105,10 @@ def search(question: Question) -> Found:
     """
     start = time.monotonic()
     bench = begin(question)
+    bench.study = propose.open_study(
+        question.folder, study_name(bench), seed=question.evidence.seed, storage=question.storage
+    )
+    _catch_up(bench)
     ended, moved_at, best = "exhausted", time.monotonic(), _sign(bench)
     patience_s = max(20.0, question.patience_frac * question.time_s)
     with question.evidence.progress.stage("plan", question.time_s) as bar:
@@ -125,7 +131,12 @@ def search(question: Question) -> Found:
 
 
 def begin(question: Question) -> Bench:
-    """Open folder, study and subject; measure the subject itself."""
+    """Open folder and subject; measure the subject itself. Lines of an earlier sitting are there again.
+
+    Raises:
+        RunError: when the folder belongs to another search, or cannot be written.
+        ModelError: when the subject cannot be served on the target at all.
+    """
     subject, target, evidence = question.subject, question.target, question.evidence
     named = subject.network.state_dict().items() if subject.network is not None else ()
     weights = record.fingerprint(named) if named else record.fingerprint_of(subject.proto.SerializeToString())
@@ -134,21 +145,25 @@ def begin(question: Question) -> Bench:
     original = apply((), subject, evidence, target=target, once=once)
     original = opened(original, evidence.data, evidence.task, target)
     record.begin(question.folder, about)
-    name = f"{question.name}-{weights}-{target.runtime}-{target.threads}-{target.batch}"
-    study = propose.open_study(question.folder, name, seed=evidence.seed, storage=question.storage)
     epoch_s = seconds_per_epoch(subject, evidence)
     full = _full_epochs(question, epoch_s)
     network_folds = ("distill", "prune") if subject.network is not None else ()
     space = space_of(NUMBERS[1:], question.base, full, network_folds=network_folds)
-    bench = Bench(question, space, original, [], study, once, epoch_s)
+    bench = Bench(question, space, original, weights, [], once, epoch_s)
     _catch_up(bench)
     if not any(not line.steps and line.state == "whole" for line in bench.lines):
         began = time.monotonic()
         latencies([original], evidence.data, target)
         if question.budget.memory_bytes:
-            measure_memory([original], target)
+            measure_memory([original], evidence.data, target)
         _put(bench, Line("", evidence.seed, "whole", measured=told(original), seconds=time.monotonic() - began))
     return bench
+
+
+def study_name(bench: Bench) -> str:
+    """What processes that search together call it: they share weights and target."""
+    target = bench.question.target
+    return f"{bench.weights}-{target.runtime}-{target.threads}-{target.batch}"
 
 
 def moves(bench: Bench) -> Iterator[Line]:
@@ -231,7 +246,7 @@ def _measure(bench: Bench, made: Candidate) -> None:
     now = both[made.name]
     made.latency = replace(now, p50_ms=now.p50_ms * drift, p95_ms=now.p95_ms * drift, iqr_ms=now.iqr_ms * drift)
     if question.budget.memory_bytes:
-        measure_memory([made], question.target)
+        measure_memory([made], question.evidence.data, question.target)
 
 
 def told(candidate: Candidate) -> dict[str, float]:
@@ -246,8 +261,11 @@ def told(candidate: Candidate) -> dict[str, float]:
         "params": float(candidate.params),
         "macs": float(candidate.macs),
     }
-    with suppress(Exception):  # a graph that cannot be counted can still be served
-        found["bit_operations"] = bit_operations(candidate.proto)
+    if candidate.proto is None:
+        found["bit_operations"] = 32.0 * 32 * candidate.macs
+    else:
+        with suppress(Exception):  # a graph that cannot be counted can still be served
+            found["bit_operations"] = bit_operations(candidate.proto)
     if candidate.valid_score == candidate.valid_score:
         found["score"] = candidate.valid_score
     if candidate.peak_memory_bytes is not None:
@@ -382,7 +400,7 @@ def _possible(bench: Bench) -> bool:
 def _put(bench: Bench, line: Line) -> None:
     record.add(bench.question.folder, line)
     bench.lines.append(line)
-    if line.state == "whole" and line.point and "score" in line.measured:
+    if bench.study is not None and line.state == "whole" and line.point and "score" in line.measured:
         first = bench.first().measured["score"]
         values = (first - line.measured["score"], line.measured["latency_ms"], line.measured["size_bytes"])
         with suppress(Exception):  # a shared database that went away costs the others this line, not us the search
@@ -393,8 +411,9 @@ def _catch_up(bench: Bench) -> None:
     """Lines that other processes added; the same line comes from the file and from the study."""
     seed = bench.question.evidence.seed
     found = record.read(bench.question.folder)
-    with suppress(Exception):
-        found += propose.lines_of(bench.study)
+    if bench.study is not None:
+        with suppress(Exception):
+            found += propose.lines_of(bench.study)
     unique = {(line.steps, line.seed, line.state, line.rung): line for line in found if line.seed == seed}
     bench.lines[:] = list(unique.values())
 

@@ -51,8 +51,9 @@ class Space:
         ]
 
     def smallest(self) -> list[dict[str, int]]:
-        """The points with the fewest operations, one for each way to write numbers: no other point is faster."""
-        last = {"width": len(self.widths) - 1, "macs": len(self.macs) - 1}
+        """The smallest point for each way to write numbers: little is faster or smaller than these."""
+        narrowest = len(self.widths) - 1  # channels of the least student cannot leave
+        last = {"width": narrowest, "macs": 0 if narrowest else len(self.macs) - 1}
         return [{**last, "numbers": n} for n in range(len(self.numbers))]
 
     def listed(self) -> list[dict[str, int]]:

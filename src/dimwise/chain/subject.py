@@ -1,0 +1,202 @@
+"""What a planner may be asked to fold: a run, an artifact, or a network of the user's own; each with its data."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from dimwise.chain.candidates import evidence_of, settings, subject_of
+from dimwise.chain.job import with_named_outputs
+from dimwise.chain.recipe import Recipe, load, recipes
+from dimwise.chain.start import build, read
+from dimwise.data import load as load_data
+from dimwise.errors import ArtifactError, RunError, UserError
+from dimwise.fold import Evidence
+from dimwise.plan.apply import Subject
+from dimwise.progress import SILENT, Progress
+from dimwise.runs import folder
+from dimwise.ship.manifest import MANIFEST, Artifact
+from dimwise.ship.manifest import read as read_artifact
+from dimwise.tasks import get
+from dimwise.train import checkpoint, fit
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A subject with all that its folding needs."""
+
+    name: str
+    subject: Subject
+    evidence: Evidence
+    folder: Path
+    """Where searches about it are kept, one folder a target."""
+    settings: dict[str, Any]
+    """Fold -> how its recipe does it."""
+
+
+def open_subject(
+    text: str,
+    *,
+    runs_dir: Path = Path("runs"),
+    recipe: Recipe | None = None,
+    data_dir: Path | None = None,
+    model: str | None = None,
+    train: bool = False,
+    progress: Progress = SILENT,
+) -> Opened:
+    """What the user means: a run (path, name, id, ``last``), an artifact's folder, or ``package.module:function``.
+
+    Args:
+        text: what was typed.
+        runs_dir: where runs are kept.
+        recipe: data and training, for what brings none of its own.
+        data_dir: where data sets lie.
+        model: the user's own builder, for a run that trained one.
+        train: train a network of ``package.module:function`` first.
+        progress: where progress is shown.
+
+    Raises:
+        UserError: when the text is nothing of these, or data is missing; the message says what can be given.
+        DimwiseError: whatever stands in the way of opening it.
+    """
+    path = Path(text)
+    if path.name == "model.onnx" and (path.parent / MANIFEST).is_file():
+        path = path.parent
+    if (path / MANIFEST).is_file():
+        return from_artifact(path, recipe=recipe, data_dir=data_dir, model=model, runs_dir=runs_dir, progress=progress)
+    if re.fullmatch(r"[\w.]+:\w+", text) and not path.exists():
+        return from_function(text, recipe, data_dir=data_dir, train=train, runs_dir=runs_dir, progress=progress)
+    try:
+        run = folder.find(runs_dir, text)
+    except RunError as error:
+        raise UserError(
+            f"'{text}' is no run, no artifact and no network",
+            expected="a run (see: dimwise runs list), an artifact's folder, or package.module:function",
+            next_step=error.next_step,
+        ) from None
+    return from_run(run, data_dir=data_dir, model=model, progress=progress)
+
+
+def from_run(run: Path, *, data_dir: Path | None, model: str | None, progress: Progress) -> Opened:
+    """The network that a run trained, with its recipe and its data.
+
+    Raises:
+        RunError: when the run trained nothing yet, or its network was the user's own and is not named again.
+    """
+    own = read(run / "environment.json").get("model")
+    if own and model is None:
+        raise RunError(
+            f"the run trained the network {own!r}, which its recipe may not name",
+            next_step=f"Say so again: --model {own}",
+        )
+    if not checkpoint.exists(run / "checkpoints"):
+        raise RunError(f"run '{run.name}' has no trained network", next_step=f"Train: dimwise run --resume {run.name}.")
+    recipe = load(run / "recipe.toml")
+    data = load_data(recipe.data, data_dir, progress=progress)
+    task = get(data.task, label_smoothing=recipe.train.label_smoothing)
+    network = build(recipe, data, model)
+    checkpoint.load_weights(network, _kept(checkpoint.load(run / "checkpoints"), recipe))
+    return Opened(
+        run.name,
+        subject_of(network.eval(), recipe, model),
+        evidence_of(recipe, data, task, progress),
+        run / "plan",
+        settings(recipe),
+    )
+
+
+def _kept(saved: checkpoint.Checkpoint, recipe: Recipe) -> dict[str, Tensor]:
+    """The weights that the training ended with, see ``train.keep``."""
+    if recipe.train.keep == "best":
+        return saved.best
+    average = {k.removeprefix("average/"): v for k, v in saved.state.items() if k.startswith("average/")}
+    return average or saved.weights
+
+
+def from_artifact(
+    path: Path,
+    *,
+    recipe: Recipe | None,
+    data_dir: Path | None,
+    model: str | None,
+    runs_dir: Path,
+    progress: Progress,
+) -> Opened:
+    """An artifact: the run that it lies in when there is one, else its graph alone.
+
+    Raises:
+        ArtifactError: when it cannot be read, or the recipe's data is not what it takes.
+        UserError: without a recipe for its data.
+    """
+    artifact = read_artifact(path)
+    run = path.resolve().parent.parent
+    if recipe is None and (run / "recipe.toml").is_file() and checkpoint.exists(run / "checkpoints"):
+        progress.say(f"'{path.name}' lies in run {run.name}: its trained network is folded")
+        return from_run(run, data_dir=data_dir, model=model, progress=progress)
+    import onnx
+
+    told = recipe or _recipe_of(artifact)
+    data = load_data(told.data, data_dir, progress=progress)
+    if data.input_shape != artifact.manifest.input_shape or data.labels != artifact.manifest.labels:
+        raise ArtifactError(
+            f"'{path.name}' takes {artifact.manifest.input_shape} and has {len(artifact.manifest.labels)} labels",
+            expected=f"the data of the recipe: {data.input_shape} and {len(data.labels)} labels",
+            next_step="Name the recipe that it was made with: --recipe NAME.",
+        )
+    progress.say(f"'{path.name}' is a graph without its network: it can be rounded, not pruned or distilled")
+    task = get(data.task, label_smoothing=told.train.label_smoothing)
+    return Opened(
+        artifact.manifest.name,
+        Subject(None, proto=onnx.load(artifact.model_path), opset=told.ship.opset),
+        evidence_of(told, data, task, progress),
+        runs_dir / f"plan-{_slug(artifact.manifest.name)}",
+        settings(told),
+    )
+
+
+def _recipe_of(artifact: Artifact) -> Recipe:
+    name = str(artifact.manifest.source.get("recipe", ""))
+    if name in recipes():
+        return load(name)
+    raise UserError(
+        f"'{artifact.folder.name}' is a graph alone, and nothing can be calibrated or scored without data",
+        expected="--recipe NAME, whose data it is judged on",
+        next_step="Or name the run that made it.",
+    )
+
+
+def from_function(
+    name: str, recipe: Recipe | None, *, data_dir: Path | None, train: bool, runs_dir: Path, progress: Progress
+) -> Opened:
+    """A network of the user's own, as the function returns it, or trained first.
+
+    Raises:
+        UserError: without a recipe for its data.
+        ModelError: when the function cannot be called, or its network does not fit the data.
+    """
+    if recipe is None:
+        raise UserError(
+            f"'{name}' brings no data",
+            expected="--recipe NAME, whose data and training it is folded with",
+            next_step="See: dimwise recipe list.",
+        )
+    data = load_data(recipe.data, data_dir, progress=progress)
+    task = get(data.task, label_smoothing=recipe.train.label_smoothing)
+    network = with_named_outputs(build(recipe, data, name), recipe, data, task)
+    if train:
+        network = fit(network, data, task, recipe.train, augment=recipe.augment, progress=progress).model.cpu()
+    return Opened(
+        name,
+        subject_of(network.eval(), recipe, name),
+        evidence_of(recipe, data, task, progress),
+        runs_dir / f"plan-{_slug(name)}",
+        settings(recipe),
+    )
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "subject"

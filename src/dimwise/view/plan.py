@@ -1,0 +1,253 @@
+"""The answer of a search among folds: as a table and a few lines on a terminal, and as a page with its picture."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dimwise.runs import atomic
+from dimwise.view import figures
+from dimwise.view.page import Safe, document, el, join, table, tr
+from dimwise.view.picture import svg
+from dimwise.view.report import stylesheet
+from dimwise.view.story import Stage
+from dimwise.view.strings import HTML_LANGUAGE, Words, words
+from dimwise.view.units import (
+    bytes_text,
+    count_text,
+    ms_text,
+    number,
+    ratio_text,
+    score_text,
+    seconds_text,
+    significant,
+)
+
+PAGE = "plan.html"
+_RIGHT = ("score", "p50", "p95", "size", "memory", "bit operations")
+
+
+def columns(told: Mapping[str, Any]) -> tuple[list[str], list[list[str]], tuple[str, ...]]:
+    """Header, rows and the columns that are set to the right, for a terminal.
+
+    Args:
+        told: what :mod:`dimwise.plan.answer` tells.
+    """
+    rows = [
+        [
+            _named(row),
+            _score(row.get("score"), told),
+            ms_text(number(row.get("latency_ms"))),
+            ms_text(number(row.get("latency_p95_ms"))),
+            bytes_text(number(row.get("size_bytes"))),
+            bytes_text(number(row.get("memory_bytes"))),
+            count_text(number(row.get("bit_operations"))),
+            _note(row, words("en")),
+        ]
+        for row in told["frontier"]
+    ]
+    return ["model", *_RIGHT, "note"], rows, _RIGHT
+
+
+def replayed(told: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
+    """Header and two rows: the original, and what was made from it."""
+    rows = []
+    for name, steps, test in (("original", "", "original"), ("made", told["steps"], "chosen")):
+        row = told[name]
+        rows.append(
+            [
+                steps or "original",
+                _score(row.get("score"), told),
+                _score((told.get("test") or {}).get(test), told),
+                ms_text(number(row.get("latency_ms"))),
+                ms_text(number(row.get("latency_p95_ms"))),
+                bytes_text(number(row.get("size_bytes"))),
+                bytes_text(number(row.get("memory_bytes"))),
+                count_text(number(row.get("bit_operations"))),
+            ]
+        )
+    return ["model", "score", "test", *_RIGHT[1:]], rows
+
+
+def spoken(told: Mapping[str, Any]) -> list[str]:
+    """The answer in a few lines, for a terminal."""
+    say = words("en")
+    lines = [str(told["text"])]
+    if told.get("test"):
+        lines.append(_test(told, say))
+    lines += [_money(told, say), _effort(told, say)]
+    if told.get("artifact") and told["verdict"] != "infeasible":
+        lines.append(f"artifact: {told['artifact']}")
+    return lines
+
+
+def page(folder: Path, told: Mapping[str, Any], *, language: str = "en") -> Path:
+    """Write ``plan.html`` into a search's folder; it loads nothing.
+
+    Raises:
+        RunError: when it cannot be written.
+        UserError: for an unknown language.
+    """
+    path = Path(folder) / PAGE
+    atomic.write_text(path, render(told, words(language)))
+    return path
+
+
+def render(told: Mapping[str, Any], say: Words) -> str:
+    """The page as text."""
+    headline = say(f"plan_headline_{told['verdict']}")
+    parts: list[tuple[str, object]] = [
+        (say("plan_frontier"), join((_table(told, say), _picture(told, say)))),
+        (say("plan_money_title"), el("p", _money(told, say))),
+        (say("plan_alone"), _alone(told, say)),
+        (say("plan_how"), _how(told, say)),
+    ]
+    blocks = [el("section", el("h2", title), content) for title, content in parts if content]
+    header = el(
+        "header",
+        el("p", el("span", "dimwise fold"), el("span", str(told.get("subject", "")), cls="mono"), cls="over"),
+        el("h1", headline),
+        el("p", str(told["text"]), cls="lead"),
+        el("p", _test(told, say), cls="note") if told.get("test") else "",
+        el("p", say("plan_asked", {"text": str(told["asked"])}), cls="note"),
+    )
+    body = join((header, el("main", *blocks)), "\n")
+    return document(
+        f"{headline} · {told.get('subject', '')}", body, css=stylesheet(), language=HTML_LANGUAGE[say.language]
+    )
+
+
+def _named(row: Mapping[str, Any]) -> str:
+    return "original" if row.get("original") else str(row["steps"])
+
+
+def _score(value: Any, told: Mapping[str, Any]) -> str:
+    return score_text(number(value), str(told.get("score_name", "accuracy")))
+
+
+def _note(row: Mapping[str, Any], say: Words) -> str:
+    if row.get("chosen"):
+        return say("chosen")
+    return say("plan_tie") if row.get("tie") else str(row.get("reason", ""))
+
+
+def _test(told: Mapping[str, Any], say: Words) -> str:
+    test = told["test"]
+    values = {"chosen": _score(test["chosen"], told), "original": _score(test["original"], told), "n": test["n"]}
+    return say("plan_test", values)
+
+
+def _money(told: Mapping[str, Any], say: Words) -> str:
+    money = told["money"]
+    saved, effort = float(money["saved_s_per_million"]), float(money["effort_s"])
+    if not saved > 0:
+        return say("plan_money_none", {"effort": seconds_text(effort)})
+    values = {
+        "saved": seconds_text(saved),
+        "effort": seconds_text(effort),
+        "requests": count_text(number(money["break_even_requests"])),
+    }
+    text = say("plan_money", values)
+    if "price_per_hour" in money:
+        amounts = {"saved": significant(money["saved_per_million"]), "effort": significant(money["effort"])}
+        text += " " + say("plan_price", amounts)
+    return text
+
+
+def _effort(told: Mapping[str, Any], say: Words) -> str:
+    values = {**told["tried"], "seconds": seconds_text(told["seconds"]), "ended": say(f"plan_ended_{told['ended']}")}
+    text = say("plan_tried", values)
+    error = number(told["prediction"].get("latency"))
+    if error is not None:
+        text += " " + say("plan_predicted", {"error": f"{100 * error:.0f}", "n": told["prediction"]["n"]})
+    return text
+
+
+def _table(told: Mapping[str, Any], say: Words) -> Safe:
+    titles = ("plan_score", "col_p50", "col_p95", "size", "col_memory", "plan_bits")
+    head = [say("plan_model"), *(el("th", say(key), cls="n", attrs={"scope": "col"}) for key in titles)]
+    head.append(el("th", say("col_verdict"), cls="verdict", attrs={"scope": "col"}))
+    first = next((row for row in told["frontier"] if row.get("original")), None)
+    rows = []
+    for row in told["frontier"]:
+        low, high = row["latency_interval_ms"]
+        cells: list[object] = [
+            el("th", say("plan_original") if row.get("original") else row["steps"], attrs={"scope": "row"}),
+            _cell(_score(row["score"], told)),
+            _cell(ms_text(row["latency_ms"]), f"{significant(low)} … {significant(high)}"),
+            _cell(ms_text(row["latency_p95_ms"])),
+            _cell(bytes_text(row["size_bytes"])),
+            _cell(bytes_text(number(row.get("memory_bytes")))),
+            _cell(_share(row, first)),
+            el("td", _note(row, say), cls="verdict"),
+        ]
+        rows.append(tr(cells, cls="chosen" if row.get("chosen") else ""))
+    return table(head, rows, label=say("plan_frontier"), cls="stages")
+
+
+def _share(row: Mapping[str, Any], first: Mapping[str, Any] | None) -> str:
+    mine, whole = number(row.get("bit_operations")), number((first or {}).get("bit_operations"))
+    if mine is None:
+        return "–"
+    return f"{100 * mine / whole:.3g}\u00a0%" if whole else count_text(mine)
+
+
+def _cell(text: str, small: str = "") -> Safe:
+    return el("td", text, el("small", small) if small else "", cls="n")
+
+
+def _picture(told: Mapping[str, Any], say: Words) -> Safe:
+    rows: Sequence[Mapping[str, Any]] = told["frontier"]
+    stages = [
+        Stage(
+            name=say("plan_original") if row.get("original") else str(row["steps"]),
+            score=number(row["score"]),
+            latency_ms=number(row["latency_ms"]),
+            size_bytes=number(row["size_bytes"]),
+            chosen=bool(row.get("chosen")),
+        )
+        for row in rows
+    ]
+    if len(stages) < 2:
+        return Safe("")
+    limit = number(told["budget"].get("latency_ms")) or None
+    name = str(told.get("score_name", "accuracy"))
+    label = "; ".join(f"{s.name}: {score_text(s.score, name)}, {ms_text(s.latency_ms)}" for s in stages)
+    drawings = [
+        el(
+            "div",
+            svg(
+                figures.tradeoff(stages, name, latency_limit_ms=limit, width_px=width, language=say.language),
+                f"plan-{width}",
+                label,
+            ),
+            cls=cls,
+        )
+        for width, cls in ((1040, "wide"), (340, "narrow"))
+    ]
+    return el("figure", *drawings, el("figcaption", say("tradeoff_caption")), cls="tradeoff")
+
+
+def _alone(told: Mapping[str, Any], say: Words) -> Safe:
+    rows = told.get("alone") or []
+    if not rows:
+        return Safe("")
+    head = [say("plan_fold"), say("plan_drop"), say("latency"), say("size")]
+    cells = [
+        [
+            row["steps"],
+            "–" if row["drop"] is None else f"{100 * row['drop']:.2f}",
+            ratio_text(row["latency_ratio"]) + "×",
+            ratio_text(row["size_ratio"]) + "×",
+        ]
+        for row in rows
+    ]
+    return join((el("p", say("plan_alone_note"), cls="note"), table(head, cells, label=say("plan_alone"), cls="small")))
+
+
+def _how(told: Mapping[str, Any], say: Words) -> Safe:
+    target = told["target"]
+    values = {"runtime": target["runtime"], "threads": target["threads"], "batch": target["batch"]}
+    lines = [_effort(told, say), say("plan_measured", values), say("plan_bits_note"), say("plan_again")]
+    return el("ul", *(el("li", line) for line in lines), cls="how")
