@@ -1,0 +1,150 @@
+"""``dimwise fold`` from the outside: a run searched, a composition replayed, every mistake in one line."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimwise import cli
+from dimwise.plan import answer, replay, search, space
+
+TINY = [
+    *("--set", "model.name=mlp", "--set", "model.width=0.5", "--set", "train.precision=fp32"),
+    *("--set", "train.layout=contiguous", "--set", "train.epochs=9", "--set", "data.train_limit=400"),
+    *("--set", "doctor=false"),
+]
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a command left."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """The last line of standard output."""
+        return json.loads(self.out.splitlines()[-1])
+
+
+def dimwise(*words: str) -> Done:
+    out, err = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+        code = cli.main(words)
+    return Done(code, out.getvalue(), err.getvalue())
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with one trained run in runs/."""
+    place = tmp_path_factory.mktemp("fold")
+    done = dimwise("train", "digits", *TINY, "--runs-dir", str(place / "runs"), "--quiet")
+    assert done.code == 0, done.err
+    return place
+
+
+@pytest.fixture(autouse=True)
+def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(place)
+    monkeypatch.setattr(space, "WIDTHS", (1.0, 0.5))
+    monkeypatch.setattr(space, "MACS", (1.0,))
+    monkeypatch.setattr(search, "NUMBERS", ("", "quantize"))
+    for module in (answer, replay):  # a process for each model would take most of the time
+        monkeypatch.setattr(module, "measure_memory", lambda *_: None)
+
+
+def test_a_budget_is_searched_for_and_the_page_is_written() -> None:
+    done = dimwise("fold", "last", "--budget", "drop<=100pt, prefer=size", "--time", "5m", "--json")
+    assert done.code == 0, done.err
+    assert done.told["verdict"] == "fold"
+    page = Path(done.told["page"]).read_text("utf-8")
+    assert "A smaller model meets the budget" in page
+    assert "<svg" in page
+    assert "http" not in page.replace("http-equiv", "")
+    assert done.told["folder"].endswith("plan/onnxruntime-1-1")
+    again = dimwise("fold", "last", "--budget", "drop<=100pt, prefer=size", "--language", "zh")
+    assert again.code == 0, again.err
+    assert again.out.splitlines()[0].split()[:3] == ["model", "score", "p50"]
+    assert "更小的模型满足预算" in Path(done.told["page"]).read_text("utf-8")
+
+
+def test_what_nothing_meets_is_1_and_names_the_nearest() -> None:
+    done = dimwise("fold", "last", "--budget", "size<=1B", "--quiet")
+    assert done.code == 1
+    assert done.err.startswith("dimwise: Infeasible: no shape that was tried is within the limits")
+    assert "The nearest is " in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_a_composition_is_replayed_and_its_artifact_kept() -> None:
+    done = dimwise("fold", "last", "--apply", "distill(scale=0.5, epochs=2) quantize(weights)", "--json")
+    assert done.code == 0, done.err
+    assert done.told["made"]["size_bytes"] < done.told["original"]["size_bytes"] / 3
+    assert [report["fold"] for report in done.told["folds"]] == ["distill", "quantize"]
+    artifact = done.told["artifact"]
+    assert (Path(artifact) / "manifest.json").is_file()
+    alone = dimwise("fold", artifact, "--apply", "prune", "--recipe", "digits", "--set", "data.train_limit=400")
+    assert alone.code == 2
+    assert "prune changes a network, and only its graph is here" in alone.err
+
+
+def test_an_artifact_in_a_run_stands_for_its_run(place: Path) -> None:
+    (run,) = (place / "runs").glob("*-digits-*")
+    kept = dimwise("fold", run.name, "--apply", "quantize", "--out", str(run / "artifacts"), "--json").told["artifact"]
+    from_run = Path(kept).parent.parent / "moved"
+    Path(kept).rename(from_run)
+    done = dimwise("fold", str(from_run), "--apply", "distill(epochs=1)", "--json")
+    assert done.code == 0, done.err
+    assert f"lies in run {run.name}" in done.err
+
+
+def test_a_network_of_ones_own_is_taken_as_it_is_or_trained(place: Path) -> None:
+    (place / "own_net_to_fold.py").write_text(
+        "from torch import nn\n"
+        "def tiny(input_shape, n_outputs):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs))\n"
+    )
+    words = ["fold", "own_net_to_fold:tiny", "--recipe", "digits", *TINY, "--apply", "quantize", "--json"]
+    plain, trained = dimwise(*words), dimwise(*words, "--train", "--out", "trained")
+    assert (plain.code, trained.code) == (0, 0), plain.err + trained.err
+    assert plain.told["original"]["score"] < 0.4 < 0.7 < trained.told["original"]["score"]
+    assert Path("runs/plan-own_net_to_fold-tiny/onnxruntime-1-1/plan.jsonl").is_file()
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["nothing"], "'nothing' is no run, no artifact and no network; expected a run"),
+        (["last", "--budget", "latncy<=1ms"], "budget: unknown term 'latncy'"),
+        (["last", "--budget", "latency<=1kg"], "budget: latency has no unit 'kg'"),
+        (["last", "--time", "soon"], "--time 'soon' is no duration; expected a number above 0"),
+        (["last", "--apply", "prnue"], "unknown fold 'prnue'"),
+        (["last", "--apply", ""], "there is nothing to apply"),
+        (["last", "--set", "train.lr=1"], "--set changes a recipe, and none is named"),
+        (
+            ["last", "--apply", "quantize", "--budget", "runtime=pytorch"],
+            "quantize makes a graph that pytorch does not",
+        ),
+        (["nowhere:net", "--recipe", "digits"], "there is no module 'nowhere'"),
+        (["nowhere:net"], "'nowhere:net' brings no data; expected --recipe NAME"),
+    ],
+)
+def test_a_mistake_is_one_line_and_2(words: list[str], line: str) -> None:
+    done = dimwise("fold", *words)
+    assert done.code == 2
+    assert line in done.err
+    assert done.err.count("\n") == 1
+
+
+def test_help_has_an_example() -> None:
+    done = dimwise("fold", "--help")
+    assert done.code == 0
+    assert 'dimwise fold last --budget "latency<=0.5ms' in done.out

@@ -1,0 +1,171 @@
+"""A whole search in a small space: what it leaves behind, how it goes on, when it ends, and what it answers."""
+
+from __future__ import annotations
+
+import copy
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dimwise import ship
+from dimwise.errors import MissingExtra, RunError, UserError
+from dimwise.fold._steps import parse
+from dimwise.plan import answer as answering
+from dimwise.plan import propose, record, search, space
+from dimwise.plan.answer import answer
+from dimwise.plan.apply import Subject, apply
+from dimwise.plan.budget import Budget, Target
+from dimwise.plan.search import Found, Question
+from dimwise.plan.worth import frontier
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_space():
+    """Two widths, no pruning, int8 or not: six trainings at most."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(space, "WIDTHS", (1.0, 0.5))
+        patch.setattr(space, "MACS", (1.0,))
+        patch.setattr(search, "NUMBERS", ("", "quantize"))
+        patch.setattr(space, "RUNGS", (1 / 9, 1 / 3, 1.0))
+        yield
+
+
+def question(trained: Any, folder: Path, **changes: Any) -> Question:
+    told: dict[str, Any] = {"budget": Budget(drop=1.0), "target": Target(), "time_s": 600.0} | changes
+    return Question(trained.subject, trained.evidence, folder=folder, **told)
+
+
+@pytest.fixture(scope="module")
+def found(trained, tmp_path_factory) -> Found:
+    """Everything may be lost, so everything promises something until it is tried."""
+    return search.search(question(trained, tmp_path_factory.mktemp("plan")))
+
+
+def test_the_cheap_is_measured_before_anything_is_trained(found):
+    states = [(line.state, bool(line.point) and found.bench.space.n_epochs(line.point, 2) > 0) for line in found.lines]
+    trained_at = states.index(("whole", True))
+    assert ("shape", True) in states[:trained_at]
+    assert all(line.measured["latency_ms"] > 0 and line.measured["size_bytes"] > 0 for line in found.lines)
+    assert all("score" not in line.measured for line in found.lines if line.state == "shape")
+
+
+def test_every_line_can_be_made_again(found, trained):
+    line = next(line for line in found.lines if line.state == "whole" and line.rung >= 0 and "distill" in line.steps)
+    steps = parse(line.steps, found.bench.question.base)
+    made = apply(steps, trained.subject, replace(trained.evidence, seed=line.seed))
+    kept = ship.read(found.bench.question.folder / "artifacts" / line.name) if line in frontier(found.lines) else None
+    assert made.params == line.measured["params"]
+    if kept is not None:
+        assert kept.model_path.read_bytes() == made.proto.SerializeToString()
+
+
+def test_the_frontiers_artifacts_are_kept_and_proven(found):
+    rows = [line for line in frontier(found.lines) if line.steps]
+    assert rows
+    for line in rows:
+        artifact = ship.read(found.bench.question.folder / "artifacts" / line.name)
+        assert artifact.manifest.status == "ok"
+        assert artifact.manifest.source == {"steps": line.steps, "seed": line.seed}
+
+
+def test_it_ends_when_nothing_promises_more_and_goes_on_from_its_lines(found, trained, monkeypatch):
+    assert found.ended == "exhausted"
+    monkeypatch.setattr(search, "_make", lambda *_, **__: pytest.fail("nothing was left to make"))
+    again = search.search(question(trained, found.bench.question.folder))
+    assert again.ended == "exhausted"
+    assert {line.steps for line in again.lines} == {line.steps for line in found.lines}
+
+
+def test_the_answer_is_measured_afresh_and_plain(found):
+    told = answer(found, price_per_hour=36.0).told
+    assert json.loads(json.dumps(told)) == told
+    assert told["verdict"] in ("fold", "keep")
+    assert [row["chosen"] for row in told["frontier"]].count(True) == 1
+    assert any(row["original"] for row in told["frontier"])
+    assert all(row["memory_bytes"] > 0 and row["bit_operations"] > 0 for row in told["frontier"])
+    money = told["money"]
+    assert money["effort"] == pytest.approx(money["effort_s"] / 100)
+    assert told["test"]["n"] == len(found.bench.question.evidence.data.test)
+    assert Path(told["artifact"]).is_dir()
+
+
+def test_after_a_restart_candidates_come_from_their_artifacts(found):
+    line = next(line for line in frontier(found.lines) if line.steps)
+    bench = replace(found.bench, kept={})
+    made = answering.reopened(bench, line)
+    assert made is not None
+    assert made.valid_score == line.measured["score"]
+
+
+def test_an_impossible_limit_is_infeasible_before_anything_is_trained(trained, tmp_path):
+    found = search.search(question(trained, tmp_path, budget=Budget(size_bytes=10)))
+    assert found.ended == "infeasible"
+    assert not any(
+        line.state == "whole" and found.bench.space.n_epochs(line.point, 2) for line in found.lines if line.point
+    )
+    answered = answer(found)
+    assert (answered.verdict, answered.exit_code) == ("infeasible", 1)
+    assert "no shape that was tried is within the limits" in answered.text
+    assert "bytes, allowed 10" in answered.text
+
+
+def test_where_nothing_is_better_the_original_is_kept(found):
+    only = [line for line in found.lines if not line.steps]
+    answered = answer(replace(found, lines=only, bench=replace(found.bench, lines=only)))
+    assert (answered.verdict, answered.exit_code) == ("keep", 0)
+    assert answered.text.startswith("Not worth it: keep the original, because ")
+    assert answered.told["money"]["break_even_requests"] is None
+
+
+def test_ctrl_c_ends_it_with_what_was_found(trained, tmp_path, monkeypatch):
+    real, calls = search._make, []
+
+    def stop(*told: Any, **more: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return real(*told, **more)
+
+    monkeypatch.setattr(search, "_make", stop)
+    found = search.search(question(trained, tmp_path))
+    assert (found.ended, len(found.lines)) == ("interrupted", 3)
+    assert len(record.read(tmp_path)) == 3
+
+
+def test_a_graph_alone_is_searched_for_its_numbers(trained, tmp_path):
+    graph = apply((), trained.subject, trained.evidence).proto
+    told = Question(Subject(None, proto=graph), trained.evidence, Budget(drop=1.0), Target(), tmp_path, time_s=600)
+    found = search.search(told)
+    assert {line.steps for line in found.lines} == {"", "quantize"}
+
+
+def test_two_that_search_together_see_each_others_lines(found, trained, tmp_path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    pytest.importorskip("sqlalchemy")
+    study = propose.open_study(tmp_path, "shared", seed=0, storage=url)
+    line = next(line for line in found.lines if line.point and line.state == "whole")
+    propose.add(study, found.bench.space, line.point, (0.1, 1.0, 10.0), line)
+    other = propose.open_study(tmp_path, "shared", seed=1, storage=url)
+    assert propose.lines_of(other) == [line]
+
+
+def test_a_storage_that_is_none_says_so(tmp_path):
+    with pytest.raises(UserError, match=r"storage nonsense cannot be opened: .*; expected a URL such as sqlite"):
+        propose.open_study(tmp_path, "x", seed=0, storage="nonsense")
+
+
+def test_without_optuna_one_line_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtra, match=r"the search among folds needs optuna.*pip install 'dimwise\[tune\]'"):
+        propose.open_study(tmp_path, "x", seed=0)
+
+
+def test_another_network_is_refused(trained, found, tmp_path):
+    other = replace(trained.subject, network=copy.deepcopy(trained.subject.network))
+    next(other.network.parameters()).data.add_(1)
+    with pytest.raises(RunError, match="is a search about weights"):
+        search.begin(replace(found.bench.question, subject=other))
