@@ -17,6 +17,7 @@ NAMES = (
     "mnist",
     "memory",
     "cifar10",
+    "distill",
     "doctor_overhead",
     "doctor_steps",
     "doctor_gallery",

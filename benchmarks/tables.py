@@ -18,6 +18,7 @@ ORDER = (
     "mnist",
     "overhead",
     "cifar10",
+    "distill",
     "startup",
     "memory",
     "doctor_gallery",

@@ -124,7 +124,7 @@ def decoupled(
     right = torch.zeros_like(z_t, dtype=torch.bool).scatter_(1, targets.long().unsqueeze(1), True)  # (B, K, ...)
     (target_t, others_t), (target_s, others_s) = _parted(z_t, right), _parted(z_s, right)
     sure = F.kl_div(target_s, target_t, reduction="none", log_target=True).sum(1)  # (B, ...)
-    alike = F.kl_div(others_s, others_t, reduction="none", log_target=True).masked_fill(right, 0).sum(1)
+    alike = F.kl_div(others_s, others_t, reduction="none", log_target=True).sum(1)  # the right class is 0 in both
     return temperature**2 * (target_weight * sure + others_weight * alike).mean()
 
 

@@ -158,7 +158,7 @@ def distill(
         data, task = _by_row(data, task)
         lesson = by_table(table)
     with _with_hints(pupil, network, config, evidence, device) as (learner, features):
-        step = _step(lesson, config, kind, features)
+        step = taught_by(lesson, config, kind, features)
         fit(learner, data, task, settings, augment=evidence.augment, step=step, progress=evidence.progress)
     made = pupil.to(device).eval()
     layers, untouched = _compare(model, made, inherited=config.inherit and not config.student and student is None)
@@ -174,7 +174,7 @@ def teaching_step(teacher: nn.Module, config: DistillConfig, kind: str) -> StepF
         config: the loss; hints are left out.
         kind: the task's name.
     """
-    return _step(by_asking(_teacher.network_teacher(teacher)), config, kind, None)
+    return taught_by(by_asking(_teacher.network_teacher(teacher)), config, kind)
 
 
 def by_asking(ask: _teacher.Teacher) -> Lesson:
@@ -199,7 +199,18 @@ def by_table(table: Tensor) -> Lesson:
     return lesson
 
 
-def _step(lesson: Lesson, config: DistillConfig, kind: str, features: Callable[[], Tensor] | None) -> StepFunction:
+def taught_by(
+    lesson: Lesson, config: DistillConfig, kind: str, features: Callable[[], Tensor] | None = None
+) -> StepFunction:
+    """The training step of distillation.
+
+    Args:
+        lesson: where the teacher's answers to a batch come from.
+        config: the loss.
+        kind: the task's name.
+        features: the loss of the hints, asked for after both forward passes; None without hints.
+    """
+
     def step(model: nn.Module, x: Tensor, y: Tensor, task: Task) -> Tensor:
         outputs = model(x)
         if config.weight == 0 and features is None:
