@@ -20,6 +20,7 @@ from dimwise.fold.fuse import FuseConfig
 from dimwise.fold.lowrank import LowrankConfig
 from dimwise.fold.prune import PruneConfig
 from dimwise.fold.quantize import QuantizeConfig
+from dimwise.fold.reduce import ReduceConfig
 from dimwise.fold.separable import SeparableConfig
 from dimwise.fold.share import ShareConfig
 from dimwise.fold.sparsify import SparsifyConfig
@@ -43,6 +44,7 @@ class FoldPlan:
     equalise: EqualiseConfig = EqualiseConfig()
     lowrank: LowrankConfig = LowrankConfig()
     quantize: QuantizeConfig = QuantizeConfig()
+    reduce: ReduceConfig = ReduceConfig()
     separable: SeparableConfig = SeparableConfig()
     share: ShareConfig = ShareConfig()
     sparsify: SparsifyConfig = SparsifyConfig()

@@ -22,6 +22,7 @@ from dimwise.fold.fuse import FuseConfig, fuse
 from dimwise.fold.lowrank import LowrankConfig, lowrank
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.fold.quantize import QuantizeConfig, quantize
+from dimwise.fold.reduce import ReduceConfig, reduce
 from dimwise.fold.separable import SeparableConfig, separable
 from dimwise.fold.share import ShareConfig, share
 from dimwise.fold.sparsify import SparsifyConfig, sparsify
@@ -34,6 +35,7 @@ FOLDS = {
     "lowrank": "dimwise.fold.lowrank:lowrank",
     "prune": "dimwise.fold.prune:prune",
     "quantize": "dimwise.fold.quantize:quantize",
+    "reduce": "dimwise.fold.reduce:reduce",
     "separable": "dimwise.fold.separable:separable",
     "share": "dimwise.fold.share:share",
     "sparsify": "dimwise.fold.sparsify:sparsify",
@@ -53,6 +55,7 @@ __all__ = [
     "LowrankConfig",
     "PruneConfig",
     "QuantizeConfig",
+    "ReduceConfig",
     "SeparableConfig",
     "ShareConfig",
     "SparsifyConfig",
@@ -64,6 +67,7 @@ __all__ = [
     "lowrank",
     "prune",
     "quantize",
+    "reduce",
     "separable",
     "share",
     "sparsify",
