@@ -188,3 +188,10 @@ def test_the_beta_share_follows_its_alpha():
         shares.append(soft[0].max().item())
     extreme = sum(share > 0.9 for share in shares) / 200
     assert extreme > 0.6  # Beta(0.2, 0.2) lives at its ends; half the pairings are with itself as well
+
+
+@pytest.mark.parametrize("name", ["mixup", "cutmix"])
+def test_tokens_cannot_be_blended(name):
+    tokens, targets = torch.tensor([[1, 2], [3, 0]]), torch.tensor([0, 1])
+    with pytest.raises(DataError, match=rf"augment\.{name} is set for tokens of texts; expected numbers"):
+        mix(tokens, targets, 2, AugmentConfig(**{name: 0.5}), torch.Generator())

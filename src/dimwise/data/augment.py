@@ -91,6 +91,9 @@ def mix(
     Returns:
         inputs like those given, targets (B, K) float32 whose rows sum to what they summed to.
 
+    Raises:
+        DataError: the inputs are tokens, or (CutMix) no images.
+
     Source: Zhang et al. 2018 (MixUp), Yun et al. 2019, equation 1 and section 3 (CutMix).
     Deviation: one λ and one box a batch, as both papers' own code does.
 
@@ -104,6 +107,12 @@ def mix(
         return inputs, targets
     if targets.dim() == 1 and not targets.is_floating_point():
         targets = F.one_hot(targets.long(), n_classes).float()  # (B, K)
+    if inputs.dtype == torch.int64:
+        raise DataError(
+            f"augment.{'mixup' if config.mixup else 'cutmix'} is set for tokens of texts",
+            expected="numbers, which can be blended",
+            next_step="Switch it off.",
+        )
     both = bool(config.mixup and config.cutmix)
     paste = _coin(generator) if both else bool(config.cutmix)
     partner = torch.randperm(len(inputs), generator=generator, device=generator.device).to(inputs.device)
