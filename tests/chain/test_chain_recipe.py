@@ -11,7 +11,9 @@ from dimwise.models import MODELS
 
 
 def test_the_issue_names_these():
-    assert {"digits", "mnist", "mnist-fast", "fashion", "cifar10", "cifar100"} <= set(chain.recipes())
+    assert {"digits", "mnist", "mnist-fast", "fashion", "cifar10", "cifar100", "sst2", "sst2-transformer"} <= set(
+        chain.recipes()
+    )
 
 
 @pytest.mark.parametrize("name", sorted(chain.recipes()))

@@ -190,8 +190,10 @@ def test_the_beta_share_follows_its_alpha():
     assert extreme > 0.6  # Beta(0.2, 0.2) lives at its ends; half the pairings are with itself as well
 
 
-@pytest.mark.parametrize("name", ["mixup", "cutmix"])
-def test_tokens_cannot_be_blended(name):
+@pytest.mark.parametrize(
+    ("name", "config"), [("mixup", AugmentConfig(mixup=0.5)), ("cutmix", AugmentConfig(cutmix=0.5))]
+)
+def test_tokens_cannot_be_blended(name, config):
     tokens, targets = torch.tensor([[1, 2], [3, 0]]), torch.tensor([0, 1])
     with pytest.raises(DataError, match=rf"augment\.{name} is set for tokens of texts; expected numbers"):
-        mix(tokens, targets, 2, AugmentConfig(**{name: 0.5}), torch.Generator())
+        mix(tokens, targets, 2, config, torch.Generator())
