@@ -57,6 +57,9 @@ def latency(
 ) -> dict[str, Latency]:
     """Time the candidates in turns: A B C, A B C, and so on.
 
+    Whoever's turn it is finds the caches full of what the others left there, which costs a call of 0.1 ms as much
+    again. So each sample follows one call that is not counted; a candidate alone needs none.
+
     Args:
         candidates: name → a call without arguments.
         runs: most samples of each.
@@ -65,7 +68,7 @@ def latency(
         warmup: calls of each before the first sample; fewer when they use up the budget, at least 1.
         threads: compute threads the calls use, for the record; None asks PyTorch.
         device: a CUDA device is waited for at the end of each sample.
-        settle_s: pause before each sample, and one call that is not counted: for candidates whose threads go on
+        settle_s: pause before each sample and the call that is not counted: for candidates whose threads go on
             spinning for a while when their call is over.
 
     Example:
@@ -85,6 +88,7 @@ def latency(
             for name, call in candidates.items():
                 if settle_s > 0:
                     time.sleep(settle_s)
+                if settle_s > 0 or len(candidates) > 1:
                     _sample_ms(call, wait, 1)
                 samples[name].append(_sample_ms(call, wait, repeats[name]))
             n_rounds += 1
