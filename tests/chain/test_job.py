@@ -270,3 +270,19 @@ def test_memory_that_cannot_be_measured_fails_nothing(tmp_path, monkeypatch):
     recipe = chain.load("digits", ["model.name=mlp", "train.epochs=1", "fold.candidates=[]", "budget.size_bytes=0"])
     told = chain.run(recipe, runs_dir=tmp_path).as_dict()
     assert told["stages"][1]["peak_memory_bytes"] is None
+
+
+def test_a_search_adds_its_best_to_the_listed_candidates(tmp_path, monkeypatch):
+    from dimwise.plan import search, space
+
+    monkeypatch.setattr(space, "WIDTHS", (1.0,))
+    monkeypatch.setattr(space, "MACS", (1.0,))
+    monkeypatch.setattr(search, "NUMBERS", ("", "quantize(weights)"))
+    settings = ["model.name=mlp", "train.epochs=2", "fold.candidates=[]", "fold.time_s=60", "doctor=false"]
+    settings += ["ship.parity_max_score_drop=1.0", "budget.drop=1.0", "budget.size_bytes=0", "budget.prefer=size"]
+    result = chain.run(chain.load("digits", settings), runs_dir=tmp_path)
+    told = result.as_dict()
+    assert [s["name"] for s in told["stages"]] == ["trained", "onnx", 'quantize(mode="weights")']
+    assert told["chosen"] == 'quantize(mode="weights")'
+    assert told["artifact"].endswith("artifacts/quantize-mode-weights")
+    assert (result.run / "plan" / "onnxruntime-1-1" / "plan.jsonl").is_file()

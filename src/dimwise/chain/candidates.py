@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import fields
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -12,24 +13,30 @@ from torch import nn
 from dimwise import fold, models
 from dimwise.chain.recipe import Recipe
 from dimwise.data.sets import Data
+from dimwise.errors import DimwiseError
 from dimwise.fold import DistillConfig, Evidence
 from dimwise.fold._steps import parse
 from dimwise.models.init import he_init_
+from dimwise.plan.answer import finalists, reopened
 from dimwise.plan.apply import ORIGINAL, Once, Skipped, Subject, apply, tried
 from dimwise.plan.budget import Target
 from dimwise.plan.on_target import Candidate, opened
+from dimwise.plan.search import Question, search
 from dimwise.progress import Progress
 from dimwise.seeds import derive
 from dimwise.tasks import Task
 
+MOST_PLANNED = 3
+"""Candidates that a search may add: its best, and two for the picture."""
+
 
 def make(
-    subject: Subject, evidence: Evidence, recipe: Recipe, data: Data, task: Task, target: Target
+    subject: Subject, evidence: Evidence, recipe: Recipe, data: Data, task: Task, target: Target, run_dir: Path
 ) -> Iterator[Candidate | Skipped]:
-    """The unfolded network first, then each candidate of the plan; shared beginnings are folded once.
+    """The unfolded network first, then each listed candidate, then what a search of ``fold.time_s`` seconds finds.
 
-    Each is opened on the serving runtime: validation score and bytes. What cannot be folded, exported or opened costs
-    its candidates, not the run, whatever library raised it.
+    Shared beginnings are folded once. Each is opened on the serving runtime: validation score and bytes. What cannot
+    be folded, exported or opened costs its candidates, not the run, whatever library raised it.
     """
     once, base = Once(), settings(recipe)
 
@@ -39,6 +46,33 @@ def make(
 
     for text in ("", *recipe.fold.candidates):
         yield tried(partial(candidate, text), text or ORIGINAL)
+    if recipe.fold.time_s:
+        yield from searched(subject, evidence, recipe, target, run_dir)
+
+
+def searched(
+    subject: Subject, evidence: Evidence, recipe: Recipe, target: Target, run_dir: Path
+) -> Iterator[Candidate | Skipped]:
+    """The best of a search for the recipe's budget; one that cannot be begun costs itself, not the run.
+
+    Raises:
+        KeyboardInterrupt: when it was stopped; its lines are kept, and a resumed run goes on from them.
+    """
+    place = run_dir / "plan" / f"{target.runtime}-{target.threads}-{target.batch}"
+    question = Question(
+        subject, evidence, recipe.budget, target, place, base=settings(recipe), time_s=recipe.fold.time_s
+    )
+    try:
+        found = search(question)
+    except DimwiseError as error:
+        yield Skipped("search", str(error))
+        return
+    if found.ended == "interrupted":
+        raise KeyboardInterrupt
+    for line in finalists(found)[:MOST_PLANNED]:
+        made = reopened(found.bench, line, with_network=True)
+        if made is not None and line.steps not in recipe.fold.candidates:
+            yield made
 
 
 def settings(recipe: Recipe) -> dict[str, object]:

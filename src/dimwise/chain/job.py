@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -127,7 +128,7 @@ def _run(
             found: list[Candidate] = []
             skipped: dict[str, str] = {}
             evidence = folding.evidence_of(recipe, data, task, progress)
-            for made in folding.make(subject, evidence, recipe, data, task, target):
+            for made in folding.make(subject, evidence, recipe, data, task, target, run_dir):
                 bar.update(len(found) + len(skipped) + 1, made.name)
                 if isinstance(made, Skipped):
                     skipped[made.name] = made.reason
@@ -226,7 +227,7 @@ def deliver(
     chosen: Candidate, recipe: Recipe, data: Data, task: Task, run_dir: Path
 ) -> tuple[Path, Parity, GateError | None]:
     """Write the artifact of the chosen candidate and prove, on the runtime and the test split, what it computes."""
-    place = run_dir / "artifacts" / chosen.name
+    place = run_dir / "artifacts" / re.sub(r"[^\w.+-]+", "-", chosen.name).strip("-")  # a composition has brackets
     artifact = ship.save(
         chosen.proto,
         place,

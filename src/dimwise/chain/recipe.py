@@ -38,6 +38,8 @@ class FoldPlan:
     candidates: tuple[str, ...] = ("quantize", "prune", "prune+quantize", "distill", "distill+quantize")
     """Folds in the order in which they are applied, joined by '+'. The unfolded model is always a candidate.
     Default: each alone, and int8 on top of the smaller networks, which is usually the smallest of all."""
+    time_s: Annotated[float, Field(ge=0)] = 0.0
+    """Seconds that a search among compositions may take after these, for the budget; needs optuna. Default: 0, none."""
     distill: DistillConfig = DistillConfig()
     prune: PruneConfig = PruneConfig()
     fuse: FuseConfig = FuseConfig()

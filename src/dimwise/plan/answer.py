@@ -61,15 +61,15 @@ def answer(found: Found, *, price_per_hour: float = 0.0) -> Answer:
     bench, question = found.bench, found.bench.question
     evidence, budget, target = question.evidence, question.budget, question.target
     first = bench.first()
-    finalists = {line.steps: line for line in _finalists(found.lines, first, budget)}
-    with evidence.progress.stage("measure", len(finalists) + 1):
-        candidates = [bench.original, *(c for line in finalists.values() if (c := reopened(bench, line)) is not None)]
+    rivals = {line.steps: line for line in finalists(found)}
+    with evidence.progress.stage("measure", len(rivals) + 1):
+        candidates = [bench.original, *(c for line in rivals.values() if (c := reopened(bench, line)) is not None)]
         latencies(candidates, evidence.data, target, runs=200)
         measure_memory(candidates, evidence.data, target)
     chosen, reasons, failure = choose(candidates, {"valid_score": first.measured["score"]}, budget)
     verdict, text = _verdict(chosen, bench.original, first, failure, reasons, found)
     kept = bench.original if verdict == "keep" else chosen
-    rows = [_row(c, finalists.get(c.name, first), kept, reasons, bench) for c in candidates]
+    rows = [_row(c, rivals.get(c.name, first), kept, reasons, bench) for c in candidates]
     rows.sort(key=lambda row: row["latency_ms"])
     tests = _on_test(kept, bench)
     told = {
@@ -78,7 +78,7 @@ def answer(found: Found, *, price_per_hour: float = 0.0) -> Answer:
         "chosen": next(row for row in rows if row["chosen"]),
         "score_name": evidence.task.score_name,
         "test": tests,
-        "artifact": _artifact(kept, finalists.get(kept.name, first), bench),
+        "artifact": _artifact(kept, rivals.get(kept.name, first), bench),
         "frontier": rows,
         "money": money(bench.original, kept, _effort_s(found), target.batch, price_per_hour),
         "budget": as_dict(budget),
@@ -94,9 +94,10 @@ def answer(found: Found, *, price_per_hour: float = 0.0) -> Answer:
     return Answer(verdict, text, told, failure)
 
 
-def _finalists(lines: Sequence[Line], first: Line, budget: budgets.Budget) -> list[Line]:
+def finalists(found: Found) -> list[Line]:
     """What is on the frontier: all that meets the budget before what does not, the score's losers last."""
-    rows = [line for line in frontier(lines) if line.steps]
+    first, budget = found.bench.first(), found.bench.question.budget
+    rows = [line for line in frontier(found.lines) if line.steps]
     what = "latency_ms" if budget.prefer == "latency" else "size_bytes"
 
     def order(line: Line) -> tuple[bool, float]:
@@ -106,14 +107,20 @@ def _finalists(lines: Sequence[Line], first: Line, budget: budgets.Budget) -> li
     return sorted(rows, key=order)[:MOST]
 
 
-def reopened(bench: Bench, line: Line) -> Candidate | None:
-    """A candidate of an earlier line: as it is at hand, from its artifact, or made again from its composition."""
+def reopened(bench: Bench, line: Line, *, with_network: bool = False) -> Candidate | None:
+    """A candidate of an earlier line: as it is at hand, from its artifact, or made again from its composition.
+
+    Args:
+        bench: of the search.
+        line: with its composition.
+        with_network: an artifact will not do, since its network is needed too.
+    """
     question = bench.question
     evidence, target = question.evidence, question.target
     if line.name in bench.kept:
         return bench.kept[line.name]
     place = question.folder / "artifacts" / line.name
-    if target.runtime not in NETWORK_RUNTIMES and (place / "manifest.json").is_file():
+    if not with_network and target.runtime not in NETWORK_RUNTIMES and (place / "manifest.json").is_file():
         made = tried(lambda: opened(_from_artifact(line, place), evidence.data, evidence.task, target), line.steps)
         if isinstance(made, Candidate):
             return made

@@ -23,6 +23,18 @@ ENOUGH = 6
 """Measurements from which on the process may choose its own length scales."""
 
 
+USUAL = {
+    "": (1.0, 1.0),
+    "quantize": (0.8, 0.28),
+    "quantize(weights)": (1.0, 0.27),
+    "quantize(int4)": (1.0, 0.15),
+    "share(palette16)": (1.0, 0.15),
+}
+"""Numbers -> (latency, size) of a small convolutional network against float32, until they are measured."""
+CALL_MS = 0.01
+"""What a call of a runtime takes at least, about, until a small network is measured."""
+
+
 @dataclass(frozen=True)
 class Guess:
     """A number and how sure it is: log y is normal with this deviation."""
@@ -80,6 +92,18 @@ def _fit(x: Any, y: Any, log_std: float, noise: float) -> Any:
         return GaussianProcessRegressor(kernel, optimizer=optimizer, alpha=1e-10).fit(x, y)
 
 
+def _floor(space: Space, lines: Sequence[Line], original: Line) -> float:
+    """The share of the original's latency that no fold takes away, from the float networks that were measured."""
+    whole, found = original.measured["latency_ms"], []
+    for line in lines:
+        if line.point and not line.point["numbers"] and "latency_ms" in line.measured:
+            kept = space.operations(line.point)
+            if kept < 0.5:
+                found.append((line.measured["latency_ms"] / whole - kept) / (1 - kept))
+    floor = sorted(found)[len(found) // 2] if found else CALL_MS / whole
+    return min(max(floor, 0.02), 0.9)
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a point will take and give."""
@@ -105,11 +129,14 @@ def learn(space: Space, lines: Sequence[Line], n_valid: int) -> Predictions:
     def ratio(point: Point, what: str) -> float:
         line = alone.get(point["numbers"])
         if line is None or what not in line.measured:
-            return 0.4 if point["numbers"] else 1.0
+            fast, small = USUAL.get(space.numbers[point["numbers"]], (1.0, 1.0))
+            return fast if what == "latency_ms" else small
         return line.measured[what] / original.measured[what]
 
+    floor = _floor(space, lines, original)
+
     def latency(point: Point) -> float:
-        kept = 0.2 + 0.8 * space.operations(point)  # calls cost time however little they compute
+        kept = floor + (1 - floor) * space.operations(point)  # calls cost time however little they compute
         return original.measured["latency_ms"] * kept * ratio(point, "latency_ms")
 
     def size(point: Point) -> float:

@@ -168,7 +168,7 @@ def study_name(bench: Bench) -> str:
 
 def moves(bench: Bench) -> Iterator[Line]:
     """One candidate after the other, each the one that promises most; ends when nothing promises anything."""
-    for point in (*bench.space.listed(), *bench.space.smallest()):
+    for point in (*bench.space.smallest(), *bench.space.listed()):
         if (line := look(bench, point)) is not None:
             yield line
     if not _possible(bench):
@@ -190,7 +190,7 @@ def moves(bench: Bench) -> Iterator[Line]:
 
 def look(bench: Bench, point: Point, guesses: Predictions | None = None) -> Line | None:
     """Build a point and measure its shape; what needs no training is measured whole. None when it is known already."""
-    if any(line.point and key_of(line.point) == key_of(point) for line in bench.lines):
+    if key_of(point) in _known(bench):
         return None
     if not bench.space.n_epochs(point, len(RUNGS) - 1):
         return _make(bench, point, bench.space.rungs(point)[-1], guesses, whole=True)
@@ -312,7 +312,7 @@ def _next_rung(bench: Bench, point: Point) -> int | None:
 
 def best_proposal(bench: Bench, guesses: Predictions) -> dict[str, int] | None:
     """Of some proposals the one whose prediction is worth most; the others are told what is predicted of them."""
-    known = {key_of(line.point) for line in bench.lines if line.point}
+    known = _known(bench)
     top = len(RUNGS) - 1
     rated = []
     for _ in range(N_ASKED):
@@ -330,6 +330,21 @@ def best_proposal(bench: Bench, guesses: Predictions) -> dict[str, int] | None:
         )
     best = max(range(len(rated)), key=gains.__getitem__, default=None)
     return rated[best] if best is not None and gains[best] > LEAST_WORTH else None
+
+
+def _known(bench: Bench) -> set[tuple[int, int, int]]:
+    """Points that need not be built: those that were, and other numbers of a network that cannot be made."""
+    known = {key_of(line.point) for line in bench.lines if line.point}
+    made = {key_of(line.point)[:2] for line in bench.lines if line.point and line.measured}
+    failed = {key_of(line.point)[:2] for line in bench.lines if line.point and line.state == "failed"} - made
+    bad = {line.point["numbers"] for line in bench.lines if line.state == "failed" and _alone(bench, line)}
+    return known | {
+        key for point in bench.space.points() if (key := key_of(point))[:2] in failed or point["numbers"] in bad
+    }
+
+
+def _alone(bench: Bench, line: Line) -> bool:
+    return bool(line.point) and bench.space.operations(line.point) == 1.0
 
 
 def _values(bench: Bench, point: Point, guesses: Predictions) -> tuple[float, float, float]:

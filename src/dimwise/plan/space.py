@@ -16,8 +16,8 @@ WIDTHS = (1.0, 0.75, 0.5, 0.375, 0.25, 0.1875, 0.125)
 """Scale of a distilled student; 1 stands for no student."""
 MACS = (1.0, 0.75, 0.5, 0.35, 0.25)
 """Fraction of the multiply-accumulates that pruning keeps; 1 stands for no pruning."""
-NUMBERS = ("", "quantize", "quantize(weights)", "quantize(dynamic)")
-"""What is done to the exported graph."""
+NUMBERS = ("", "quantize", "quantize(weights)", "quantize(int4)", "quantize(dynamic)", "share(palette16)")
+"""What is done to the exported graph; what fails on the subject itself is not tried again."""
 RUNGS = (1 / 9, 1 / 3, 1.0)
 """Fractions of the full training time, thirds of thirds as in successive halving (Jamieson, Talwalkar 2016)."""
 
