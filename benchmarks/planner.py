@@ -1,0 +1,116 @@
+"""The planner on a list of ten budgets for digits and for Fashion-MNIST: what it meets, and what it names infeasible.
+
+Limits are fractions of what the network takes as it was trained, measured on the machine at hand, so that the list
+asks the same of every machine. The last three cannot be met: they ask for less than a call, a file or a process
+takes. All budgets of a data set share one folder, as they would for a user who asks again: what was measured for the
+first budget is known to the second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+from _record import Record, wait_until_quiet
+
+# (name, latency and size as fractions of the original, other terms, whether it can be met)
+BUDGETS: tuple[tuple[str, float, float, str, bool], ...] = (
+    ("a tenth faster", 0.9, 0.0, "drop<=0.5pt", True),
+    ("a quarter faster", 0.75, 0.0, "drop<=0.5pt", True),
+    ("a third of the size", 0.0, 0.33, "drop<=0.5pt", True),
+    ("a tenth of the size", 0.0, 0.1, "drop<=1pt", True),
+    ("a fifteenth of the size", 0.0, 0.067, "drop<=1pt, prefer=size", True),
+    ("faster and a fifth of the size", 0.85, 0.2, "drop<=1pt", True),
+    ("nothing lost", 0.0, 0.0, "drop<=0pt", True),
+    ("less than a call takes", 0.01, 0.0, "drop<=1pt", False),
+    ("less than a file holds", 0.0, 0.0, "size<=300B, drop<=1pt", False),
+    ("less than a process takes", 0.0, 0.0, "memory<=100kB, drop<=1pt", False),
+)
+QUICK = (0, 3, 7)
+RECIPES = {
+    "digits": [],
+    "fashion": ["--set", "train.epochs=6", "--set", "data.train_limit=20000"],
+}
+
+
+def dimwise(*words: str) -> tuple[int, dict[str, Any]]:
+    done = subprocess.run([sys.executable, "-m", "dimwise", *words, "--json"], capture_output=True, text=True)
+    if done.returncode not in (0, 1) or not done.stdout.strip():
+        raise SystemExit(f"dimwise {' '.join(words)}: exit {done.returncode}\n{done.stderr}")
+    return done.returncode, json.loads(done.stdout.splitlines()[-1])
+
+
+def one_recipe(name: str, settings: list[str], runs: str, seconds: float, chosen: tuple[int, ...]) -> list[Any]:
+    _, trained = dimwise("train", name, *settings, "--runs-dir", runs)
+    run = trained["run"]
+    _, first = dimwise("fold", run, "--apply", "quantize(weights)", "--runs-dir", runs)
+    rows = []
+    for i in chosen:
+        title, latency, size, terms, possible = BUDGETS[i]
+        limits = [terms]
+        if latency:
+            limits.append(f"latency<={latency * first['original']['latency_ms']:.6g}ms")
+        if size:
+            limits.append(f"size<={round(size * first['original']['size_bytes'])}B")
+        began = time.perf_counter()
+        code, told = dimwise("fold", run, "--budget", ", ".join(limits), "--time", f"{seconds:g}s", "--runs-dir", runs)
+        rows.append(
+            {
+                "recipe": name,
+                "budget": title,
+                "asked": told["asked"],
+                "possible": possible,
+                "verdict": told["verdict"],
+                "right": (code == 0) == possible,
+                "text": told["text"],
+                "ended": told["ended"],
+                "tried": told["tried"],
+                "seconds": time.perf_counter() - began,
+                "prediction": told["prediction"],
+                "test": told["test"],
+            }
+        )
+        print(name, title, told["verdict"], told["text"], f"{rows[-1]['seconds']:.0f} s", flush=True)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--time", type=float, default=1200.0, help="seconds for each budget")
+    parser.add_argument("--quick", action="store_true", help="three budgets of digits, a minute each; no record")
+    asked = parser.parse_args()
+    seconds = min(asked.time, 60.0) if asked.quick else asked.time
+    recipes = {"digits": RECIPES["digits"]} if asked.quick else RECIPES
+    chosen = QUICK if asked.quick else tuple(range(len(BUDGETS)))
+    record = Record("planner", f"python benchmarks/planner.py --time {asked.time:g}", "the planner on ten budgets each")
+    busy = wait_until_quiet()
+    rows: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory() as place:
+        for name, settings in recipes.items():
+            rows += one_recipe(name, settings, str(Path(place) / name), seconds, chosen)
+    record.figures["budgets"] = rows
+    able, unable = [r for r in rows if r["possible"]], [r for r in rows if not r["possible"]]
+    for what, group in (("feasible budgets met", able), ("infeasible budgets named", unable)):
+        right = sum(row["right"] for row in group)
+        record.target(
+            f"planner, {seconds:g} s: {what}", f"{len(group)} of {len(group)}", str(right), right == len(group)
+        )
+    last = {row["recipe"]: row["prediction"] for row in rows}  # the last answer of a recipe knows all its lines
+    errors = [told["latency"] for told in last.values() if "latency" in told]
+    middle = 100 * statistics.fmean(errors)
+    record.target("predicted against measured latency", "≤ 10 % median error", f"{middle:.1f} %", middle <= 10)
+    if busy:
+        record.notes.append(busy)
+    if not asked.quick:
+        print(record.write())
+
+
+if __name__ == "__main__":
+    main()
