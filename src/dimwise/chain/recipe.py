@@ -19,6 +19,7 @@ from dimwise.fold.equalise import EqualiseConfig
 from dimwise.fold.fuse import FuseConfig
 from dimwise.fold.lowrank import LowrankConfig
 from dimwise.fold.prune import PruneConfig
+from dimwise.fold.qat import QatConfig
 from dimwise.fold.quantize import QuantizeConfig
 from dimwise.fold.reduce import ReduceConfig
 from dimwise.fold.separable import SeparableConfig
@@ -45,6 +46,7 @@ class FoldPlan:
     fuse: FuseConfig = FuseConfig()
     equalise: EqualiseConfig = EqualiseConfig()
     lowrank: LowrankConfig = LowrankConfig()
+    qat: QatConfig = QatConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     reduce: ReduceConfig = ReduceConfig()
     separable: SeparableConfig = SeparableConfig()

@@ -21,6 +21,7 @@ from dimwise.fold.equalise import EqualiseConfig, equalise
 from dimwise.fold.fuse import FuseConfig, fuse
 from dimwise.fold.lowrank import LowrankConfig, lowrank
 from dimwise.fold.prune import PruneConfig, prune
+from dimwise.fold.qat import QatConfig, qat
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.fold.reduce import ReduceConfig, reduce
 from dimwise.fold.separable import SeparableConfig, separable
@@ -34,6 +35,7 @@ FOLDS = {
     "fuse": "dimwise.fold.fuse:fuse",
     "lowrank": "dimwise.fold.lowrank:lowrank",
     "prune": "dimwise.fold.prune:prune",
+    "qat": "dimwise.fold.qat:qat",
     "quantize": "dimwise.fold.quantize:quantize",
     "reduce": "dimwise.fold.reduce:reduce",
     "separable": "dimwise.fold.separable:separable",
@@ -54,6 +56,7 @@ __all__ = [
     "FuseConfig",
     "LowrankConfig",
     "PruneConfig",
+    "QatConfig",
     "QuantizeConfig",
     "ReduceConfig",
     "SeparableConfig",
@@ -66,6 +69,7 @@ __all__ = [
     "get",
     "lowrank",
     "prune",
+    "qat",
     "quantize",
     "reduce",
     "separable",
