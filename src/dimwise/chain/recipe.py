@@ -14,6 +14,7 @@ from dimwise.data.augment import AugmentConfig
 from dimwise.data.config import DataConfig
 from dimwise.errors import RecipeError, nearest
 from dimwise.fold import FOLDS
+from dimwise.fold.cast import CastConfig
 from dimwise.fold.distill import DistillConfig
 from dimwise.fold.equalise import EqualiseConfig
 from dimwise.fold.fuse import FuseConfig
@@ -49,6 +50,7 @@ class FoldPlan:
     qat: QatConfig = QatConfig()
     quantize: QuantizeConfig = QuantizeConfig()
     reduce: ReduceConfig = ReduceConfig()
+    cast: CastConfig = CastConfig()
     separable: SeparableConfig = SeparableConfig()
     share: ShareConfig = ShareConfig()
     sparsify: SparsifyConfig = SparsifyConfig()

@@ -16,6 +16,7 @@ from dimwise.fold._gather import evidence
 
 # A verb has the name of its module. Importing a module sets its name in this package to the module, but only the
 # first time: loaded here and then rebound, ``fold.prune`` is the function whatever is imported later.
+from dimwise.fold.cast import CastConfig, cast
 from dimwise.fold.distill import DistillConfig, distill, student
 from dimwise.fold.equalise import EqualiseConfig, equalise
 from dimwise.fold.fuse import FuseConfig, fuse
@@ -30,6 +31,7 @@ from dimwise.fold.sparsify import SparsifyConfig, sparsify
 from dimwise.lookup import resolve
 
 FOLDS = {
+    "cast": "dimwise.fold.cast:cast",
     "distill": "dimwise.fold.distill:distill",
     "equalise": "dimwise.fold.equalise:equalise",
     "fuse": "dimwise.fold.fuse:fuse",
@@ -43,12 +45,13 @@ FOLDS = {
     "sparsify": "dimwise.fold.sparsify:sparsify",
 }
 
-GRAPH_FOLDS = ("quantize", "share")
+GRAPH_FOLDS = ("quantize", "share", "cast")
 """The folds that take and return an exported graph; the others take and return a network."""
 
 __all__ = [
     "FOLDS",
     "GRAPH_FOLDS",
+    "CastConfig",
     "DistillConfig",
     "EqualiseConfig",
     "Evidence",
@@ -62,6 +65,7 @@ __all__ = [
     "SeparableConfig",
     "ShareConfig",
     "SparsifyConfig",
+    "cast",
     "distill",
     "equalise",
     "evidence",

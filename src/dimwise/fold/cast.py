@@ -1,0 +1,160 @@
+"""Weights in 16 bits: half of the file, the same arithmetic, no calibration and next to no risk.
+
+Idea: trained weights hardly use the digits of float32. Stored in 16 bits the file is half as large, and the scores
+stay the same to three digits.
+
+Mathematics: fp16 keeps 11 significant bits between 6.1e-5 and 65504, so |Δw| ≤ 2⁻¹¹ |w|; bf16 keeps 8 significant bits
+over the range of float32, |Δw| ≤ 2⁻⁸ |w|.
+
+Use when: int8 costs too much score, or calibration data is missing; after ``quantize`` for what it left float.
+``arithmetic`` computes in fp16 as well: for accelerators, not for CPUs.
+
+Cost: some ms. It saves size, not time: a Cast to float32 stands before each weight and is folded into a constant when
+the graph is loaded, so loading takes a little longer and what runs is the float graph, in as much memory and time.
+
+Pitfalls: weights beyond 65504 do not fit fp16 and stay float32. ``arithmetic`` is slower on CPUs than float32, where
+onnxruntime has few fp16 kernels and casts around them; activations beyond 65504 overflow. Measure.
+
+Source: IEEE 754-2019 (binary16); Micikevicius et al. 2018, arXiv:1710.03740 (half-precision storage); Kalamkar et al.
+2019, arXiv:1905.12322 (bfloat16).
+
+Evidence: tests/fold/test_cast.py (the bits against NumPy, outputs, size); latency in benchmarks/.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import Any, Literal
+
+import numpy as np
+
+from dimwise.errors import ModelError, RecipeError, UserError
+from dimwise.fold import _onnx
+from dimwise.fold._evidence import Evidence, FoldReport, compare
+from dimwise.recipe import config
+
+
+@config
+class CastConfig:
+    """How weights are stored in 16 bits."""
+
+    dtype: Literal["fp16", "bf16"] = "fp16"
+    """fp16: more digits; bf16: more range. Default: fp16, eight times finer, and trained weights are small."""
+    arithmetic: bool = False
+    """Compute in fp16 too, inputs and outputs in float32. Default: off; on CPUs it is slower than float32."""
+
+
+WORDS: dict[str, dict[str, Any]] = {"fp16": {}, "bf16": {"dtype": "bf16"}}
+"""What a bare word in a composition means, as in ``cast(bf16)``."""
+
+SMALLEST = 64
+"""Constants of fewer numbers stay float32: the Cast would take as many bytes as it saves."""
+LARGEST = 65504.0
+"""The largest number of fp16."""
+_NOT_WEIGHTS = frozenset(
+    ["QuantizeLinear", "DequantizeLinear", "Resize", "Clip", "Pad", "MatMulInteger", "DynamicQuantizeLSTM"]
+)
+"""Operators whose float constants are scales and bounds."""
+
+
+def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldReport]:
+    """Store the weights of an exported graph in 16 bits; the given graph is not changed.
+
+    Args:
+        model: an ``onnx.ModelProto``, float or already quantized in part.
+        config: which 16 bits, and whether to compute in them.
+        evidence: the score and cost to report.
+
+    Returns:
+        (a new ``onnx.ModelProto`` with the same inputs and outputs, the report).
+
+    Raises:
+        UserError: when given a network that is not exported.
+        RecipeError: for arithmetic in bf16.
+        ModelError: when the graph holds no float32 weights, or cannot be run.
+
+    Source: see the card.
+    """
+    import onnx
+
+    if not isinstance(model, onnx.ModelProto):
+        raise UserError(
+            f"cast was given a {type(model).__name__}",
+            expected="an exported graph (onnx.ModelProto)",
+            next_step="First: graph = dimwise.ship.graph(model, data.normalise, example).",
+        )
+    if config.arithmetic and config.dtype == "bf16":
+        raise RecipeError(
+            "cast.arithmetic is set for bf16", expected="fp16: onnxruntime's CPU kernels know no bf16 arithmetic"
+        )
+    started = time.perf_counter()
+    before = copy.deepcopy(model)
+    rows, untouched = _look(before, config)
+    if not rows:
+        reasons = "; ".join(f"{name}: {why}" for name, why in untouched.items())
+        raise ModelError(
+            "the graph holds no weights to cast" + (f" ({reasons})" if reasons else ""),
+            expected=f"float32 constants of at least {SMALLEST} numbers",
+            next_step="Keep the graph as it is.",
+        )
+    after = _in_half(before) if config.arithmetic else _stored(before, config, {row["tensor"] for row in rows})
+    after = _onnx.compact(after)
+    _onnx.session(after)
+    layers = [{key: value for key, value in row.items() if key != "tensor"} for row in rows]
+    report = compare("cast", config, evidence, model, after, layers=layers, untouched=untouched, started=started)
+    return after, report
+
+
+def _look(model: Any, config: CastConfig) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """The constants to cast under the names of their nodes, and layers that keep theirs, with the reason."""
+    import onnx
+
+    constants = {t.name: t for t in model.graph.initializer}
+    rows: dict[str, dict[str, Any]] = {}
+    untouched: dict[str, str] = {}
+    for position, node in enumerate(model.graph.node):
+        name = node.name or f"{node.op_type}_{position}"
+        for tensor in (constants[n] for n in node.input if n in constants):
+            if tensor.name in rows or node.op_type in _NOT_WEIGHTS:
+                continue
+            if tensor.data_type != onnx.TensorProto.FLOAT:
+                if len(tensor.dims) > 1 and node.op_type in (*_onnx.WEIGHTED, "Cast"):
+                    untouched[name] = "its weights are not float32"
+            elif np.prod(tensor.dims) >= SMALLEST:
+                value = onnx.numpy_helper.to_array(tensor)
+                if config.dtype == "fp16" and not float(np.abs(value).max()) <= LARGEST:
+                    untouched[name] = f"a number of it is beyond {LARGEST:.0f}, the largest of fp16"
+                else:
+                    rows[tensor.name] = {
+                        "name": name,
+                        "op": node.op_type,
+                        "bits": 16,
+                        "weights": list(tensor.dims),
+                        "tensor": tensor.name,
+                    }
+    return list(rows.values()), untouched
+
+
+def _stored(model: Any, config: CastConfig, names: set[str]) -> Any:
+    """The constants of these names in 16 bits, each with a Cast that brings it back. In place."""
+    import ml_dtypes
+    import onnx
+
+    dtype: Any = np.float16 if config.dtype == "fp16" else ml_dtypes.bfloat16
+    new = []
+    for tensor in model.graph.initializer:
+        if tensor.name in names:
+            name, small = tensor.name, onnx.numpy_helper.to_array(tensor).astype(dtype)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(small, f"{name}_16"))
+            new.append(onnx.helper.make_node("Cast", [f"{name}_16"], [name], to=onnx.TensorProto.FLOAT))
+    for position, node in enumerate(new):
+        model.graph.node.insert(position, node)
+    return model
+
+
+def _in_half(model: Any) -> Any:
+    """The graph computing in fp16 with float32 at its borders."""
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    return convert_float_to_float16(model, keep_io_types=True)

@@ -1,0 +1,126 @@
+"""Weights in 16 bits: the bits NumPy would store, the outputs of before, half of the file."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+
+from dimwise import fold
+from dimwise.errors import ModelError, RecipeError, UserError
+from dimwise.fold import _onnx
+from dimwise.fold._steps import parse
+from dimwise.fold.cast import CastConfig, cast
+from dimwise.fold.quantize import QuantizeConfig, quantize
+
+
+@pytest.mark.parametrize(
+    ("word", "kind", "bits"), [("fp16", TensorProto.FLOAT16, 11), ("bf16", TensorProto.BFLOAT16, 8)]
+)
+def test_weights_are_the_nearest_16_bit_numbers(word, kind, bits, graph, network, evidence, digits):
+    (step,) = parse(f"cast({word})")
+    made, report = cast(graph, step.config, evidence)
+    stored = {tuple(t.dims): numpy_helper.to_array(t) for t in made.graph.initializer if t.data_type == kind}
+    weight = network[7].weight.detach().numpy()
+    got = stored[weight.shape].astype(np.float32)
+    assert (np.abs(got - weight) <= 2.0**-bits * np.abs(weight) + 1e-7).all()
+    assert np.abs(got - weight).max() > 0
+    if kind == TensorProto.FLOAT16:
+        np.testing.assert_array_equal(stored[weight.shape], weight.astype(np.float16))
+    inputs = digits.test.inputs.numpy()
+    before, after = _onnx.outputs(graph, inputs), _onnx.outputs(made, inputs)
+    assert 0 < np.abs(after - before).max() < 2.0 ** (2 - bits) * np.abs(before).max()
+    assert report.score_after == pytest.approx(report.score_before, abs=0.004)
+
+
+def test_the_file_is_half_as_large_and_counts_the_same(evidence, proto):
+    constants = {"w": np.random.default_rng(0).normal(size=(64, 512)).astype(np.float32)}
+    nodes = [helper.make_node("MatMul", ["input", "w"], ["output"], "product")]
+    model = proto(nodes, constants, (TensorProto.FLOAT, ["N", 64]), ["N", 512])
+    text = model.SerializeToString()
+    judge = fold.evidence(evidence.data, score=lambda _: 1.0)
+    made, report = cast(model, CastConfig(), judge)
+    onnx.checker.check_model(made, full_check=True)
+    assert model.SerializeToString() == text
+    assert report.cost_after["size_bytes"] == len(made.SerializeToString()) < 0.51 * len(text)
+    assert {k: report.cost_after[k] for k in ("params", "macs")} == {
+        k: report.cost_before[k] for k in ("params", "macs")
+    }
+    assert report.layers == [{"name": "product", "op": "MatMul", "bits": 16, "weights": [64, 512]}]
+
+
+def test_what_runs_is_the_float_graph(graph, evidence, tmp_path):
+    """The casts are gone once the graph is loaded."""
+    made, _ = cast(graph, CastConfig(), evidence)
+    assert sum(node.op_type == "Cast" for node in made.graph.node) > 1
+    _onnx.session(made, save_to=tmp_path / "loaded.onnx")
+    loaded = onnx.load(tmp_path / "loaded.onnx")
+    assert [node.op_type for node in loaded.graph.node if node.op_type == "Cast"] == ["Cast"]  # of the raw input
+
+
+def test_what_quantize_left_float_is_cast_after_it(graph, evidence):
+    eight, before = quantize(graph, QuantizeConfig(skip=("gemm7",), repair=False), evidence)
+    _, report = cast(eight, CastConfig(), evidence)
+    assert [row["name"] for row in report.layers] == ["gemm7"]
+    assert report.cost_after["size_bytes"] < before.cost_after["size_bytes"] - 8000  # two bytes less for 8192 weights
+    assert report.score_after == pytest.approx(before.score_after, abs=0.004)
+    weights, _ = quantize(graph, QuantizeConfig(mode="weights"), evidence)
+    with pytest.raises(ModelError, match=r"no weights to cast \(.*its weights are not float32.* Keep the graph"):
+        cast(weights, CastConfig(), evidence)
+
+
+def test_scales_of_integers_are_no_weights(evidence, proto):
+    """Of a graph wholly in int8 only scales are float, many as they may be: they stay."""
+    constants = {"w": np.random.default_rng(0).normal(size=(64, 128)).astype(np.float32)}
+    nodes = [helper.make_node("MatMul", ["input", "w"], ["output"], "product")]
+    model = proto(nodes, constants, (TensorProto.FLOAT, ["N", 64]), ["N", 128])
+    data = evidence.data
+    rows = type(data.train)(torch.randn(40, 64, generator=torch.Generator().manual_seed(0)), torch.zeros(40).long())
+    judge = fold.evidence(
+        type(data)("rows", rows, rows, rows, data.labels, data.normalise), example=rows.inputs[:1], score=lambda _: 1.0
+    )
+    eight, _ = quantize(model, QuantizeConfig(), judge)
+    with pytest.raises(ModelError, match="the graph holds no weights to cast"):
+        cast(eight, CastConfig(), judge)
+
+
+def test_arithmetic_in_half_keeps_its_borders(graph, evidence, digits):
+    made, report = cast(graph, CastConfig(arithmetic=True), evidence)
+    assert {t.data_type for t in made.graph.initializer if len(t.dims) > 1} == {TensorProto.FLOAT16}
+    assert _onnx.input_of(made)[1] == np.uint8
+    inputs = digits.test.inputs.numpy()
+    before, after = _onnx.outputs(graph, inputs), _onnx.outputs(made, inputs)
+    assert after.dtype == np.float32
+    assert np.abs(after - before).max() < 0.02 * np.abs(before).max()
+    assert report.score_after == pytest.approx(report.score_before, abs=0.006)
+
+
+def test_numbers_too_large_for_fp16_stay(evidence, proto):
+    wide = np.ones((16, 16), np.float32)
+    constants = {"w": wide.copy(), "v": wide}
+    constants["w"][0, 0] = 1e6
+    nodes = [
+        helper.make_node("MatMul", ["input", "w"], ["h"], "large"),
+        helper.make_node("MatMul", ["h", "v"], ["output"], "small"),
+    ]
+    model = proto(nodes, constants, (TensorProto.FLOAT, ["N", 16]), ["N", 16])
+    judge = fold.evidence(evidence.data, score=lambda _: 1.0)
+    _, report = cast(model, CastConfig(), judge)
+    assert report.untouched == {"large": "a number of it is beyond 65504, the largest of fp16"}
+    assert [row["name"] for row in report.layers] == ["small"]
+    _, report = cast(model, CastConfig(dtype="bf16"), judge)
+    assert report.untouched == {}
+
+
+def test_bad_input_is_told(network, graph, evidence, proto):
+    with pytest.raises(UserError, match=r"cast was given a Sequential; expected an exported graph .* First: graph ="):
+        cast(network, CastConfig(), evidence)
+    with pytest.raises(RecipeError, match=r"cast\.arithmetic is set for bf16; expected fp16"):
+        cast(graph, CastConfig(dtype="bf16", arithmetic=True), evidence)
+    tiny = proto([helper.make_node("Relu", ["input"], ["output"])], {}, (TensorProto.FLOAT, ["N", 4]), ["N", 4])
+    with pytest.raises(
+        ModelError, match="the graph holds no weights to cast; expected float32 constants of at least 64"
+    ):
+        cast(tiny, CastConfig(), evidence)
