@@ -69,7 +69,7 @@ def test_the_sensible_order():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("prunee", r"unknown fold 'prunee'; expected one of: distill.*did you mean 'prune'"),
+        ("prunee", r"unknown fold 'prunee'; expected one of: cast.*did you mean 'prune'"),
         ("prune(mac=1)", r"prune\(mac=1\): unknown key 'mac'; expected one of: macs,.*did you mean 'macs'"),
         ("prune(macs=2)", r"macs = 2 is not valid; expected less than or equal to 1"),
         ("prune(macs=)", r"macs = '' is not valid; expected a number"),

@@ -64,7 +64,7 @@ def test_a_verb_is_a_function_whatever_was_imported_first(name, module_first, mo
 
 
 def test_unknown_fold_is_refused():
-    with pytest.raises(RecipeError, match=r"unknown fold 'prunee'; expected one of: distill.* did you mean 'prune'"):
+    with pytest.raises(RecipeError, match=r"unknown fold 'prunee'; expected one of: cast.* did you mean 'prune'"):
         fold.get("prunee")
 
 
