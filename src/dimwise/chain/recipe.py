@@ -19,6 +19,7 @@ from dimwise.fold.distill import DistillConfig
 from dimwise.fold.equalise import EqualiseConfig
 from dimwise.fold.fuse import FuseConfig
 from dimwise.fold.lowrank import LowrankConfig
+from dimwise.fold.one_vs_rest import OneVsRestConfig
 from dimwise.fold.prune import PruneConfig
 from dimwise.fold.qat import QatConfig
 from dimwise.fold.quantize import QuantizeConfig
@@ -49,6 +50,7 @@ class FoldPlan:
     lowrank: LowrankConfig = LowrankConfig()
     qat: QatConfig = QatConfig()
     quantize: QuantizeConfig = QuantizeConfig()
+    one_vs_rest: OneVsRestConfig = OneVsRestConfig()
     reduce: ReduceConfig = ReduceConfig()
     cast: CastConfig = CastConfig()
     separable: SeparableConfig = SeparableConfig()

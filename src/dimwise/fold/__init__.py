@@ -21,6 +21,7 @@ from dimwise.fold.distill import DistillConfig, distill, student
 from dimwise.fold.equalise import EqualiseConfig, equalise
 from dimwise.fold.fuse import FuseConfig, fuse
 from dimwise.fold.lowrank import LowrankConfig, lowrank
+from dimwise.fold.one_vs_rest import OneVsRestConfig, one_vs_rest
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.fold.qat import QatConfig, qat
 from dimwise.fold.quantize import QuantizeConfig, quantize
@@ -36,6 +37,7 @@ FOLDS = {
     "equalise": "dimwise.fold.equalise:equalise",
     "fuse": "dimwise.fold.fuse:fuse",
     "lowrank": "dimwise.fold.lowrank:lowrank",
+    "one_vs_rest": "dimwise.fold.one_vs_rest:one_vs_rest",
     "prune": "dimwise.fold.prune:prune",
     "qat": "dimwise.fold.qat:qat",
     "quantize": "dimwise.fold.quantize:quantize",
@@ -58,6 +60,7 @@ __all__ = [
     "FoldReport",
     "FuseConfig",
     "LowrankConfig",
+    "OneVsRestConfig",
     "PruneConfig",
     "QatConfig",
     "QuantizeConfig",
@@ -72,6 +75,7 @@ __all__ = [
     "fuse",
     "get",
     "lowrank",
+    "one_vs_rest",
     "prune",
     "qat",
     "quantize",
