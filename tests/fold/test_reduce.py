@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tests._networks import inputs, network, shown, small_shape
 from torch import Tensor, nn
 
 from dimwise import fold
@@ -18,7 +19,7 @@ from dimwise.fold._evidence import Evidence
 from dimwise.fold._extract import extractor, features, stages
 from dimwise.fold.reduce import ReduceConfig, reduce
 from dimwise.measure import profile
-from dimwise.models import MODELS, build
+from dimwise.models import MODELS
 from dimwise.models.mlp import mlp
 
 
@@ -64,12 +65,9 @@ def test_features_of_no_layer_are_refused():
 @pytest.mark.parametrize("name", [name for name in MODELS if name not in ("resnet56", "resnet152", "resnet50")])
 def test_every_model_of_the_table_can_be_cut_at_each_stage(name):
     torch.manual_seed(0)
-    shape = (1, 28, 28) if name in ("guide_cnn", "lenet5", "fast_cnn") else (3, 16, 16)
-    try:
-        whole = build(name, shape, 5, width=0.25).eval()
-    except ModelError:
-        pytest.skip("takes another kind of input")
-    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(1))
+    shape = small_shape(name)
+    whole = network(name, shape, 5, width=0.25).eval()
+    x = inputs(name, 2, *shape)
     places = stages(whole, x)
     assert len(places) >= 3
     for place in places[:: max(1, len(places) // 3)]:
@@ -77,6 +75,20 @@ def test_every_model_of_the_table_can_be_cut_at_each_stage(name):
         torch.testing.assert_close(front(x), features(whole, place, x))
         assert sum(p.numel() for p in front.parameters()) <= sum(p.numel() for p in whole.parameters())
     assert profile(extractor(whole, places[0]), x).macs < profile(whole, x).macs
+
+
+@pytest.mark.parametrize("name", ["lstm", "transformer"])
+def test_texts_are_cut_behind_their_embedding_since_tokens_are_names(name):
+    torch.manual_seed(0)
+    data = shown(name, (12,), 40)
+    whole = network(name, (12,), 2, width=0.25).eval()
+    with pytest.raises(ModelError, match=r"at 'input' there are whole numbers, such as tokens.*Name a later layer"):
+        reduce(whole, ReduceConfig(layer="input"), fold.evidence(data))
+    made, report = reduce(whole, ReduceConfig(), fold.evidence(data))
+    assert report.layers[0]["name"] != "input"
+    assert "whole numbers" in report.untouched["input"]
+    assert report.score_after == 1
+    assert made(data.train.inputs[:3]).shape == (3, 2)
 
 
 class Branching(nn.Module):

@@ -178,6 +178,12 @@ def _fitted(
 ) -> _Fitted:
     body = extractor(model, layer)
     sample = _shown(body, inputs[:1])
+    if not sample.is_floating_point():
+        raise ModelError(
+            f"at {layer!r} there are whole numbers, such as tokens: names, which have no components",
+            expected="features with fractions",
+            next_step="Name a later layer.",
+        )
     parts: OrderedDict[str, nn.Module] = OrderedDict(body=body)
     shrink = grid(tuple(sample.shape), config.grid)
     if shrink is not None:
