@@ -149,6 +149,9 @@ def test_mistakes_are_told_in_one_line():
     wide = nn.Sequential(nn.Unflatten(1, (6, 1)), nn.Conv1d(6, 3, 1), nn.Flatten())
     with pytest.raises(ModelError, match=r"Sequential does not end in a dense layer with 3 outputs; .* Name the layer"):
         one_vs_rest(wide, OneVsRestConfig(), told)
+    other = nn.Sequential(nn.Linear(6, 4), nn.Unflatten(1, (4, 1)), nn.Conv1d(4, 3, 1), nn.Flatten())
+    with pytest.raises(ModelError, match=r"Sequential does not end in a dense layer with 3 outputs"):
+        one_vs_rest(other, OneVsRestConfig(), told)
     with pytest.raises(ModelError, match="Sequential cannot be run on"):
         one_vs_rest(ends, OneVsRestConfig(), told)
     made, _ = made_of(wide, OneVsRestConfig(layer="1"), told)
