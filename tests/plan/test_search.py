@@ -91,6 +91,19 @@ def test_the_answer_is_measured_afresh_and_plain(found):
     assert money["effort"] == pytest.approx(money["effort_s"] / 100)
     assert told["test"]["n"] == len(found.bench.question.evidence.data.test)
     assert Path(told["artifact"]).is_dir()
+    assert sum(row["share"] for row in told["layers"]) == pytest.approx(1)
+    assert sum(row["macs"] for row in told["layers"]) == found.bench.original.macs
+
+
+def test_pruning_without_training_is_tried_once_and_told_in_the_table_of_sensitivity(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(space, "MACS", (1.0, 0.5))
+    monkeypatch.setattr(propose, "ask", lambda *_: pytest.fail("sensitivity comes before proposals"))
+    bench = search.begin(question(trained, tmp_path))
+    lines = list(search.untuned(bench))
+    assert [(line.state, "epochs=0" in line.steps, line.point) for line in lines] == [("whole", True, {})]
+    (row,) = answering.alone(bench.lines, bench)
+    assert row["drop"] == bench.first().measured["score"] - lines[0].measured["score"]
+    assert list(search.untuned(bench)) == []
 
 
 def test_after_a_restart_candidates_come_from_their_artifacts(found):

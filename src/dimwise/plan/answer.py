@@ -19,13 +19,15 @@ from dimwise.plan import budget as budgets
 from dimwise.plan.apply import ORIGINAL, apply, tried
 from dimwise.plan.choose import choose
 from dimwise.plan.keep import keep
-from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened, score_on
+from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, score_on, servable
 from dimwise.plan.record import Line
 from dimwise.plan.search import Bench, Found
 from dimwise.plan.space import key_of
 from dimwise.plan.worth import frontier, meets
 from dimwise.recipe import as_dict
+from dimwise.ship.layer_table import Side, layers
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
+from dimwise.ship.runtimes.layers import watch
 
 Verdict = Literal["fold", "keep", "infeasible"]
 MOST = 8
@@ -89,6 +91,7 @@ def answer(found: Found, *, price_per_hour: float = 0.0) -> Answer:
         "tried": tally(found.lines),
         "prediction": prediction_errors(found.lines),
         "alone": alone(found.lines, bench),
+        "layers": layer_times(bench),
         "folder": str(question.folder),
     }
     return Answer(verdict, text, told, failure)
@@ -296,6 +299,39 @@ def prediction_errors(lines: Sequence[Line]) -> dict[str, float | int]:
                 errors[name].append(abs(line.predicted[key] / line.measured[key] - 1))
     middle = {name: sorted(values)[len(values) // 2] for name, values in errors.items() if values}
     return {"n": len(seen), **middle}
+
+
+def layer_times(bench: Bench, *, runs: int = 30) -> list[dict[str, Any]]:
+    """Where the original's time goes, layer by layer: on the target's runtime, or the one of its kind that can tell.
+
+    Returns:
+        [{"name", "kind", "params", "macs", "ms", "share"}], the slowest first; empty when nothing can be told.
+    """
+    question, original = bench.question, bench.original
+    network = question.target.runtime in NETWORK_RUNTIMES
+    subject = servable(original, question.evidence.data, question.target) if network else original.proto
+    rows = batch_of(question.evidence.data, question.target.batch)[0].numpy()
+    try:
+        watched = watch(subject, "pytorch" if network else "onnxruntime", threads=question.target.threads)
+        for _ in range(runs):
+            watched.run(rows)
+        ms = watched.ms()
+        known = {layer.name: layer for layer in layers(Side("original", subject, rows))}
+    except Exception:  # noqa: BLE001  (a table beside the answer must not cost the answer)
+        return []
+    whole = sum(ms.values()) or 1.0
+    told = [
+        {
+            "name": name,
+            "kind": known[name].kind if name in known else "",
+            "params": known[name].params if name in known else 0,
+            "macs": known[name].macs if name in known else 0,
+            "ms": taken,
+            "share": taken / whole,
+        }
+        for name, taken in ms.items()
+    ]
+    return sorted(told, key=lambda row: -row["ms"])
 
 
 def alone(lines: Sequence[Line], bench: Bench) -> list[dict[str, Any]]:

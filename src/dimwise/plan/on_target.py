@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,6 +15,7 @@ from dimwise.data.sets import Data, Split
 from dimwise.errors import ModelError
 from dimwise.fold import FoldReport
 from dimwise.plan.budget import Target
+from dimwise.plan.energy import bit_operations
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
 from dimwise.ship.runtimes.fresh import peak_memory_on
 from dimwise.ship.runtimes.side_by_side import SETTLE_S
@@ -162,6 +163,30 @@ def measure_memory(candidates: Sequence[Candidate], data: Data, target: Target) 
         candidate.peak_memory_bytes = peak_memory_on(
             servable(candidate, data, target), target.runtime, inputs, threads=target.threads, batch=target.batch
         )
+
+
+def told(candidate: Candidate) -> dict[str, float]:
+    """What was measured of a candidate, as a line keeps it."""
+    latency = candidate.latency
+    assert latency is not None
+    found = {
+        "latency_ms": latency.p50_ms,
+        "latency_p95_ms": latency.p95_ms,
+        "latency_iqr_ms": latency.iqr_ms,
+        "size_bytes": float(candidate.size_bytes),
+        "params": float(candidate.params),
+        "macs": float(candidate.macs),
+    }
+    if candidate.proto is None:
+        found["bit_operations"] = 32.0 * 32 * candidate.macs
+    else:
+        with suppress(Exception):  # a graph that cannot be counted can still be served
+            found["bit_operations"] = bit_operations(candidate.proto)
+    if candidate.valid_score == candidate.valid_score:
+        found["score"] = candidate.valid_score
+    if candidate.peak_memory_bytes is not None:
+        found["memory_bytes"] = float(candidate.peak_memory_bytes)
+    return found
 
 
 def _call(runner: Any, x: Any) -> Any:

@@ -8,20 +8,20 @@ at first, longer when it is still worth the time. Every prediction is corrected 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from dimwise.fold import Evidence
-from dimwise.fold._steps import parse, write
+from dimwise.fold._steps import Step, parse, write
 from dimwise.plan import propose, record
 from dimwise.plan.apply import ORIGINAL, Once, Subject, apply, tried
 from dimwise.plan.budget import Budget, Target
-from dimwise.plan.energy import bit_operations
 from dimwise.plan.keep import keep, parity_of
-from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened
+from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened, told
+from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.predict import Predictions, learn
 from dimwise.plan.record import Line
 from dimwise.plan.space import NUMBERS, RUNGS, Point, Space, key_of, space_of
@@ -146,7 +146,7 @@ def begin(question: Question) -> Bench:
     original = opened(original, evidence.data, evidence.task, target)
     record.begin(question.folder, about)
     epoch_s = seconds_per_epoch(subject, evidence)
-    full = _full_epochs(question, epoch_s)
+    full = full_epochs(question.base, evidence.train.epochs, question.time_s, epoch_s)
     network_folds = ("distill", "prune") if subject.network is not None else ()
     space = space_of(NUMBERS[1:], question.base, full, network_folds=network_folds)
     bench = Bench(question, space, original, weights, [], once, epoch_s)
@@ -173,6 +173,7 @@ def moves(bench: Bench) -> Iterator[Line]:
             yield line
     if not _possible(bench):
         return
+    yield from untuned(bench)
     while True:
         _catch_up(bench)
         guesses = learn(bench.space, bench.lines, len(bench.question.evidence.data.valid))
@@ -203,8 +204,7 @@ def train(bench: Bench, point: Point, rung: int, guesses: Predictions | None = N
 
 
 def _make(bench: Bench, point: Point, rung: int, guesses: Predictions | None, *, whole: bool) -> Line:
-    question, space = bench.question, bench.space
-    evidence, target = question.evidence, question.target
+    space, evidence = bench.space, bench.question.evidence
     top = len(RUNGS) - 1
     steps = space.steps(point, rung if whole else top)
     text = write(steps, space.base)
@@ -215,14 +215,20 @@ def _make(bench: Bench, point: Point, rung: int, guesses: Predictions | None, *,
         "size_bytes": guesses.size_bytes(point).value,
         "score": 1 - guesses.loss(point, rung if whole else top).value,
     }
-    began = time.monotonic()
+    line = Line(text, evidence.seed, "whole" if whole else "shape", dict(point), rung, predicted)
+    return _attempt(bench, line, steps)
+
+
+def _attempt(bench: Bench, line: Line, steps: Sequence[Step]) -> Line:
+    """Make and measure what a line says, and write down what came of it."""
+    question, whole, began = bench.question, line.state == "whole", time.monotonic()
+    evidence, target = question.evidence, question.target
 
     def candidate() -> Candidate:
-        made = apply(steps, question.subject, evidence, target=target, once=bench.once, name=text, trained=whole)
+        made = apply(steps, question.subject, evidence, target=target, once=bench.once, name=line.steps, trained=whole)
         return opened(made, evidence.data, evidence.task, target, scored=whole)
 
-    line = Line(text, evidence.seed, "whole" if whole else "shape", dict(point), rung, predicted)
-    made = tried(candidate, text)
+    made = tried(candidate, line.steps)
     if isinstance(made, Candidate):
         _measure(bench, made)
         line = replace(line, measured=told(made))
@@ -238,6 +244,18 @@ def _make(bench: Bench, point: Point, rung: int, guesses: Predictions | None, *,
     return line
 
 
+def untuned(bench: Bench) -> Iterator[Line]:
+    """How sensitive the score is to pruning alone, without any training afterwards: cheap, and it may be enough."""
+    evidence = bench.question.evidence
+    known = {line.steps for line in bench.lines}
+    for macs in bench.space.macs[1:]:
+        (step,) = parse("prune", bench.space.base)
+        steps = (Step("prune", replace(step.config, macs=macs, epochs=0)),)
+        text = write(steps, bench.space.base)
+        if text not in known and bench.left_s > 0.7 * bench.question.time_s:
+            yield _attempt(bench, Line(text, evidence.seed, "whole"), steps)
+
+
 def _measure(bench: Bench, made: Candidate) -> None:
     """Latency in turns with the original, in whose first milliseconds all lines are told: machines drift."""
     question = bench.question
@@ -247,30 +265,6 @@ def _measure(bench: Bench, made: Candidate) -> None:
     made.latency = replace(now, p50_ms=now.p50_ms * drift, p95_ms=now.p95_ms * drift, iqr_ms=now.iqr_ms * drift)
     if question.budget.memory_bytes:
         measure_memory([made], question.evidence.data, question.target)
-
-
-def told(candidate: Candidate) -> dict[str, float]:
-    """What was measured of a candidate, as a line keeps it."""
-    latency = candidate.latency
-    assert latency is not None
-    found = {
-        "latency_ms": latency.p50_ms,
-        "latency_p95_ms": latency.p95_ms,
-        "latency_iqr_ms": latency.iqr_ms,
-        "size_bytes": float(candidate.size_bytes),
-        "params": float(candidate.params),
-        "macs": float(candidate.macs),
-    }
-    if candidate.proto is None:
-        found["bit_operations"] = 32.0 * 32 * candidate.macs
-    else:
-        with suppress(Exception):  # a graph that cannot be counted can still be served
-            found["bit_operations"] = bit_operations(candidate.proto)
-    if candidate.valid_score == candidate.valid_score:
-        found["score"] = candidate.valid_score
-    if candidate.peak_memory_bytes is not None:
-        found["memory_bytes"] = float(candidate.peak_memory_bytes)
-    return found
 
 
 def ranked(bench: Bench, guesses: Predictions) -> list[tuple[float, dict[str, int], int]]:
@@ -367,43 +361,6 @@ def expected_s(bench: Bench, point: Point, rung: int) -> float:
 def _plain_s(bench: Bench, point: Point, rung: int) -> float:
     passes = bench.space.n_epochs(point, rung)
     return 1.0 + passes * bench.epoch_s * (0.5 + 0.5 * bench.space.operations(point))
-
-
-def seconds_per_epoch(subject: Subject, evidence: Evidence, *, n_steps: int = 3) -> float:
-    """How long one pass of training takes, from a few steps of a copy."""
-    import copy
-
-    import torch
-
-    from dimwise.train.optimizer import optimizer
-
-    if subject.network is None:
-        return 0.0
-    try:
-        model = copy.deepcopy(subject.network).train()
-        data, config = evidence.data, evidence.train
-        rows = min(config.batch_size, len(data.train))
-        x, y = data.normalise(data.train.inputs[:rows]), data.train.targets[:rows]
-        update, taken = optimizer(model, config), []
-        with torch.random.fork_rng(devices=[]), torch.enable_grad():
-            for _ in range(n_steps):
-                began = time.perf_counter()
-                evidence.task.loss(model(x), y).backward()
-                update.step()
-                update.zero_grad()
-                taken.append(time.perf_counter() - began)
-    except Exception:  # noqa: BLE001  (only an estimate; what cannot be trained says so when it is)
-        return 1.0
-    return min(taken) * -(-len(data.train) // rows)
-
-
-def _full_epochs(question: Question, epoch_s: float) -> dict[str, int]:
-    """Epochs of a full training: what the fold's settings say, but no more than a tenth of the time allows."""
-    base, train = question.base, question.evidence.train
-    most = max(1, int(0.1 * question.time_s / max(epoch_s, 1e-6)))
-    distill = getattr(base.get("distill"), "epochs", 0) or train.epochs
-    prune = getattr(base.get("prune"), "epochs", 0) or parse("prune")[0].config.epochs or 1
-    return {"distill": min(distill, most), "prune": min(max(prune, train.epochs // 4), most)}
 
 
 def _possible(bench: Bench) -> bool:

@@ -21,10 +21,13 @@ from dimwise.view.units import (
     ratio_text,
     score_text,
     seconds_text,
+    share_text,
     significant,
 )
 
 PAGE = "plan.html"
+MOST_LAYERS = 12
+"""Rows of the table of layers: the slowest tell where the time goes."""
 _RIGHT = ("score", "p50", "p95", "size", "memory", "bit operations")
 
 
@@ -101,6 +104,7 @@ def render(told: Mapping[str, Any], say: Words) -> str:
         (say("plan_frontier"), join((_table(told, say), _picture(told, say)))),
         (say("plan_money_title"), el("p", _money(told, say))),
         (say("plan_alone"), _alone(told, say)),
+        (say("plan_layers"), _layers(told, say)),
         (say("plan_how"), _how(told, say)),
     ]
     blocks = [el("section", el("h2", title), content) for title, content in parts if content]
@@ -244,6 +248,18 @@ def _alone(told: Mapping[str, Any], say: Words) -> Safe:
         for row in rows
     ]
     return join((el("p", say("plan_alone_note"), cls="note"), table(head, cells, label=say("plan_alone"), cls="small")))
+
+
+def _layers(told: Mapping[str, Any], say: Words) -> Safe:
+    rows = (told.get("layers") or [])[:MOST_LAYERS]
+    if not rows:
+        return Safe("")
+    head = [say("plan_layer"), say("plan_kind"), say("col_params"), say("col_macs"), say("plan_time_share")]
+    cells = [
+        [row["name"], row["kind"], count_text(row["params"]), count_text(row["macs"]), share_text(row["share"])]
+        for row in rows
+    ]
+    return table(head, cells, label=say("plan_layers"), cls="small")
 
 
 def _how(told: Mapping[str, Any], say: Words) -> Safe:
