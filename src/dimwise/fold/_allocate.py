@@ -125,12 +125,15 @@ def ranked(channels: Channels, scores: Scores, config: PruneConfig) -> list[Rank
 
 
 def legal(group: Group, config: PruneConfig) -> Labels:
-    """Numbers of classes that give whole multiples of ``round_to`` channels, not too few; and all of them."""
+    """Numbers of classes that give whole multiples of ``round_to`` channels, not too few; and all of them.
+
+    Where whole branches may leave, also none.
+    """
     n = len(group.classes)
-    if group.heads:  # what is inside a head keeps its width
-        return np.arange(1, n + 1)
     widths = [(k, k * group.unit) for k in range(1, n)]
-    return np.array([k for k, w in widths if w % config.round_to == 0 and w >= config.min_channels] + [n])
+    some = [k for k, w in widths if group.heads or (w % config.round_to == 0 and w >= config.min_channels)]
+    none = [0] if group.branch is not None and config.branches and config.allocation == "latency" else []
+    return np.array([*none, *some, n])
 
 
 def _ranks(groups: list[Ranked], scores: Scores, config: PruneConfig, order: Order | None) -> list[Scores]:

@@ -16,6 +16,7 @@ operators in ``_rules.py``); ``_cut.py`` makes the smaller network.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Literal
@@ -93,6 +94,16 @@ class Site:
 
 
 @dataclass(frozen=True)
+class Branch:
+    """A residual branch whose inside is one group: without it, it adds a constant."""
+
+    inside: tuple[str, ...]
+    """The layers that make and scale the channels inside."""
+    ends: tuple[str, ...]
+    """The one layer that reads them, and norms behind it, up to the addition."""
+
+
+@dataclass(frozen=True)
 class Group:
     """Classes made by the same layers. Removing k of them makes each of these layers narrower."""
 
@@ -103,6 +114,8 @@ class Group:
     """Channels of these classes in the first layer; more than classes where grouped kernels tie several."""
     heads: bool = False
     """Whether each class is a whole attention head: widths inside stay, so any number of them may leave."""
+    branch: Branch | None = None
+    """The residual branch that goes when all of these channels do."""
 
     @property
     def name(self) -> str:
@@ -159,6 +172,11 @@ class Channels:
         layers = [layer for g in self.groups if g.name == name for layer in g.layers]
         groups = tuple(g for g in self.groups if g.name != name)
         return replace(self, groups=groups, untouched=self.untouched | dict.fromkeys(layers, reason))
+
+    def with_branches_kept(self, names: Iterable[str]) -> Channels:
+        """The same network; of these groups some channels must stay."""
+        kept = set(names)
+        return replace(self, groups=tuple(replace(g, branch=None) if g.name in kept else g for g in self.groups))
 
     @cached_property
     def _table(self) -> _Table:

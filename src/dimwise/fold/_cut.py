@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from dimwise.fold._branches import gone, shut_
 from dimwise.fold._channels import Alive, Axis, Channels, Labels, stays
 from dimwise.fold._heads import fewer_heads_
 from dimwise.fold._sizes import rewrite_
@@ -40,7 +41,13 @@ def cut(model: nn.Module, channels: Channels, alive: Alive) -> nn.Module:
     def select(tensor: Tensor, dim: int, labels: Labels) -> Tensor:
         return tensor.index_select(dim, _positions(stays(labels, alive), tensor))
 
+    dead = gone(channels, alive)
+    if dead:  # what is inside them is not computed any more: it need not be cut
+        alive = alive.copy()
+        alive[np.concatenate([g.classes for g in dead])] = True
     small = _changed(model, channels, select)
+    for group in dead:
+        shut_(small, group)
     for padding in channels.paddings:
         module = small.get_submodule(padding.module)
         module.zeros_before = int(stays(padding.before, alive).sum())  # type: ignore[assignment]

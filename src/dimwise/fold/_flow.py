@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from dimwise.fold._branches import branches
 from dimwise.fold._channels import Axis, Channels, Group, Labels, Padding, Product, Role, Site
 
 
@@ -32,6 +33,8 @@ class Value:
     """(shape[dim],) the channel at each position, −1 for one that stays; None when all stay."""
     tensor: str | None = None
     """Qualified name, when this is a parameter or buffer as it is."""
+    layers: tuple[str, ...] = ()
+    """The layer that made it, and the norms it passed since, while nothing else happened to it."""
     site: int | None = None
     """Index of the place in the code that gave it its size, when it is made of zeros."""
 
@@ -139,6 +142,8 @@ class Flow:
         self.gates: dict[str, int] = {}
         """How many rows of a recurrent layer's weights make one unit."""
         self.grids: list[Labels] = []
+        self.added: list[tuple[str, ...]] = []
+        """``layers`` of values that are added to others."""
         self.sites: list[Site] = []
         """Places where the forward pass names a size, with atoms for classes."""
 
@@ -294,7 +299,9 @@ class Flow:
         rule = self.rules.get(op.name)
         if rule is None and torch.Tag.pointwise in getattr(node.target, "tags", ()):
             rule = self.rules["pointwise"]
-        return self.unknown(op) if rule is None else rule(self, op)
+        made = self.unknown(op) if rule is None else rule(self, op)
+        alone = len(node.users) == 1  # else its numbers go elsewhere too, and no constant can stand for them
+        return replace(made, layers=()) if isinstance(made, Value) and made.layers and not alone else made
 
     def _settled(self, arg: Any) -> Any:
         if isinstance(arg, (list, tuple)):
@@ -323,7 +330,13 @@ class Flow:
             n_classes=len(free),
             axes=axes,
             products=tuple(self.products),
-            groups=_groups(self, {free[root]: members[root] for root in free}, axes),
+            groups=branches(
+                self.model,
+                axes,
+                _groups(self, {free[root]: members[root] for root in free}, axes),
+                self.added,
+                [p.tensor for p in self.products],
+            ),
             gates=self.gates,
             paddings=tuple(Padding(p.module, label[p.before], label[p.after]) for p in self.paddings),
             untouched=_untouched(atoms, why),

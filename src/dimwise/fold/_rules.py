@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ def conv(flow: Flow, op: Op) -> Any:
     flow.tie(weight.tensor, 0, made, "makes")
     _tie_vector(flow, bias, made)
     _count(flow, weight, math.prod(op.shape) / n_made)
-    return carrying(op.shape, dim, made)
+    return replace(carrying(op.shape, dim, made), layers=_called(op, weight) if groups == 1 else ())
 
 
 def conv_transpose(flow: Flow, op: Op) -> Any:
@@ -67,7 +68,7 @@ def linear(flow: Flow, op: Op) -> Any:
     flow.tie(weight.tensor, 0, made, "makes")
     _tie_vector(flow, bias, made)
     _count(flow, weight, math.prod(op.shape) / weight.shape[0])
-    return carrying(op.shape, -1, made)
+    return replace(carrying(op.shape, -1, made), layers=_called(op, weight))
 
 
 def embedding(flow: Flow, op: Op) -> Any:
@@ -85,7 +86,9 @@ def batch_norm(flow: Flow, op: Op) -> Any:
     atoms = flow.along(op.args["input"], 1, "a batch norm runs over its channels as positions")
     for name in ("weight", "bias", "running_mean", "running_var"):
         _tie_vector(flow, op.args.get(name), atoms)
-    return carrying(op.shape, 1, atoms)
+    before, mean = op.args["input"].layers, op.args.get("running_mean")
+    by = _called(op, mean) if before and op.name == "batch_norm" and mean is not None and mean.tensor else ()
+    return replace(carrying(op.shape, 1, atoms), layers=(*before, *by) if by else ())
 
 
 def layer_norm(flow: Flow, op: Op) -> Any:
@@ -137,6 +140,8 @@ def prelu(flow: Flow, op: Op) -> Any:
 def pointwise(flow: Flow, op: Op) -> Any:
     """Element by element: activations, sums (residual links), products (gates)."""
     values = op.values()
+    if op.name == "add" and len(values) == 2 and op.args.get("alpha", 1) == 1:
+        flow.added += [v.layers for v in values if v.layers and v.shape == op.shape]
     return meet(flow, op, values) if any(isinstance(v, Grid) for v in values) else flow.join(op, values, op.shape)
 
 
@@ -148,7 +153,7 @@ def same(flow: Flow, op: Op) -> Any:
     if x.atoms is None:
         flow.fix(x, f"it passes through {op.name}")
         return Value(op.shape, site=x.site)
-    return carrying(op.shape, x.dim, x.atoms)
+    return replace(carrying(op.shape, x.dim, x.atoms), layers=x.layers if x.shape == op.shape else ())
 
 
 def spatial(flow: Flow, op: Op) -> Any:
@@ -218,6 +223,11 @@ def nothing(flow: Flow, op: Op) -> Any:
 def _layer(weight: Value) -> str:
     assert weight.tensor is not None
     return weight.tensor.rpartition(".")[0] or weight.tensor
+
+
+def _called(op: Op, tensor: Value) -> tuple[str, ...]:
+    """The layer, if it was called as a module: then another can be put in its place."""
+    return (_layer(tensor),) if op.module == _layer(tensor) else ()
 
 
 def _tie_vector(flow: Flow, vector: Value | None, atoms: Labels) -> None:

@@ -10,7 +10,8 @@ over its filters of ‖W[c]‖ relative to its layer's mean; ``bn``: |γ| of the
 loss when activation a of c becomes zero. Allocation ``uniform`` keeps the same share of each group of tied layers,
 ``global`` the most important channels wherever they are; ``sensitivity`` takes a group's loss as s u² / 2 for a share
 u, with s from the validation score without half of it, and makes the marginal losses s u equal; ``latency`` removes
-what has the least importance for each millisecond saved, from a table measured group by group. MACs fall with about the
+what has the least importance for each millisecond saved, from a table measured group by group, whole residual branches
+among it: y = x + f(x) becomes y = x + c. MACs fall with about the
 square of the share. A target in ms is met by bisection on the MACs, each time measuring the real cut network. Sparse
 training first adds λ Σ_c 2^(4 (max − ‖W[c]‖₂)/(max − min)) ‖W[c]‖₂, with λ growing, so that weak channels empty.
 
@@ -54,7 +55,8 @@ from torch import Tensor, nn
 
 from dimwise.errors import DataError, ModelError, UserError
 from dimwise.fold._allocate import Order, allocate, counting_params, legal, smallest
-from dimwise.fold._channels import Alive, Channels
+from dimwise.fold._branches import Constant, Unread, gone
+from dimwise.fold._channels import Alive, Axis, Channels
 from dimwise.fold._cut import cut, disagreement, guilty
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._importance import Scores, batch_norm_scale, l1, l2, taylor
@@ -92,6 +94,9 @@ class PruneConfig:
     rounds: Annotated[int, Field(ge=1, le=20)] = 1
     """Cuts, each followed by its part of the fine-tuning; every one takes the same fraction. Default: all at once; 3
     for a cut below a third."""
+    branches: bool = True
+    """With allocation = latency: whole residual branches may leave, a constant in their place. Default: on; where
+    layers are as thin as a vector register is long, nothing else saves time."""
     norms: Literal["spare", "cut"] = "spare"
     """Groups of channels over which a LayerNorm or GroupNorm takes its statistics, such as the residual stream of a
     Transformer: spare leaves them whole while the others reach the target; cut treats all alike. Default: spare, since
@@ -270,6 +275,9 @@ def _barred(model: nn.Module, channels: Channels, alive: Alive, x: Tensor) -> Ch
             expected="the outputs of the network with the same channels at zero",
             next_step="It can still be quantized or distilled.",
         )
+    whole = {g.name for g in gone(channels, alive)}.intersection(found)
+    if whole:  # perhaps some of their channels can leave
+        return channels.with_branches_kept(whole)
     for name, trouble in found.items():
         channels = channels.without(name, f"its number of channels is written into the forward pass ({trouble})")
     return channels
@@ -351,8 +359,9 @@ def _rows(model: nn.Module, channels: Channels, small: nn.Module, config: PruneC
     inexact = {layer for g in channels.groups if not channels.is_exact(g) for layer in g.layers}
     rows: dict[str, dict[str, Any]] = {}
     for axis in channels.axes:
-        n_after, gates = attrgetter(axis.tensor)(small).shape[axis.dim], channels.gates.get(axis.layer, 1)
-        if axis.role == "makes" and n_after < len(axis.labels):
+        n_after = _n_left(small, axis) if axis.role == "makes" else len(axis.labels)
+        gates = channels.gates.get(axis.layer, 1)
+        if n_after < len(axis.labels):
             row = {
                 "name": axis.layer,
                 "channels_before": len(axis.labels) // gates,
@@ -362,6 +371,16 @@ def _rows(model: nn.Module, channels: Channels, small: nn.Module, config: PruneC
             row |= {"exact": False} if axis.layer in inexact else {}
             rows.setdefault(axis.layer, row)
     return list(rows.values())
+
+
+def _n_left(small: nn.Module, axis: Axis) -> int:
+    """Positions of an axis in the smaller network; none where a branch left."""
+    module = small.get_submodule(axis.layer) if "." in axis.tensor else small
+    if isinstance(module, Unread):
+        return 0
+    if isinstance(module, Constant):
+        return len(module.value)
+    return int(attrgetter(axis.tensor)(small).shape[axis.dim])
 
 
 def _kept_whole(channels: Channels, rows: list[dict[str, Any]], config: PruneConfig) -> dict[str, str]:
