@@ -85,3 +85,11 @@ def test_the_choice_meets_the_budget_or_says_that_nothing_does(measured, rows, l
     chosen, reasons, failure = choose(found, TRAINED, budget)
     assert set(reasons) == {c.name for c in found}
     assert meets(chosen) == (failure is None) == any(meets(c) for c in found)
+
+
+def test_memory_is_a_limit_where_it_was_measured(measured):
+    small, large = candidate("a", 0.99, 2.0, 100, measured), candidate("b", 0.99, 1.0, 100, measured)
+    small.peak_memory_bytes, large.peak_memory_bytes = 900, 1100
+    chosen, reasons, failure = choose([small, large], TRAINED, Budget(memory_bytes=1000))
+    assert (chosen.name, failure) == ("a", None)
+    assert reasons["b"] == "memory is 1,100 bytes, allowed 1,000"
