@@ -18,6 +18,7 @@ NAMES = (
     "memory",
     "cifar10",
     "distill",
+    "int8",
     "doctor_overhead",
     "doctor_steps",
     "doctor_gallery",
