@@ -3,8 +3,8 @@
     python benchmarks/int8.py [--quick]
 
 Each network is trained briefly on a part of its set, exported once, and made int8 by ``fold.quantize``, onnxruntime's
-``quantize_static`` and ``nncf.quantize``, each with its defaults and 256 to 300 training inputs. The validation split is
-what repair looks at; the loss told here is that of the test split, which none of them has seen.
+``quantize_static`` and ``nncf.quantize``, each with its defaults and 256 to 300 training inputs. Repair looks at the
+validation split; the loss told here is that of the test split, which none of them has seen.
 ``--quick`` does two networks and writes no record.
 """
 
