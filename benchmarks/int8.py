@@ -62,7 +62,7 @@ CASES = (
     Case("fashion", "resnet20", 0.5, epochs=3),
     Case("fashion", "mobilenetv2", 0.5, epochs=4),
     Case("mnist", "lenet5", epochs=4),
-    Case("mnist", "vit", 0.5, epochs=4),
+    Case("digits", "vit", 0.5, epochs=10, n_train=0),
     Case("cifar10", "resnet20", 0.5, epochs=4),
     Case("cifar10", "resnet18", 0.25, epochs=3, n_train=3000),
     Case("sst2", "lstm", epochs=3),

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from copy import deepcopy
+from importlib import import_module
 
 import torch
 from torch import Tensor, nn
@@ -51,18 +52,18 @@ def quantize_pytorch(model: nn.Module, evidence: Evidence, *, n_calibration: int
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
-            from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+            pt2e = import_module("torchao.quantization.pt2e.quantize_pt2e")  # it has no types
+            x86 = import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
         except ImportError:
             raise MissingExtra("torchao", why="int8 inside PyTorch", extra="pt2e") from None
         traced = exported(deepcopy(model).eval().cpu(), example.cpu()).module()
         quantizer = x86.X86InductorQuantizer()
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
-        prepared = prepare_pt2e(traced, quantizer)
+        prepared = pt2e.prepare_pt2e(traced, quantizer)
         with torch.no_grad():
             for batch in _batches(evidence, n_calibration, len(example)):
                 prepared(batch)
-        made: nn.Module = convert_pt2e(prepared)
+        made: nn.Module = pt2e.convert_pt2e(prepared)
     return made
 
 
