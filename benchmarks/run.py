@@ -18,6 +18,7 @@ NAMES = (
     "memory",
     "cifar10",
     "distill",
+    "latency_table",
     "int8",
     "doctor_overhead",
     "doctor_steps",
