@@ -101,7 +101,7 @@ def measured(case: Case, quick: bool) -> dict[str, Any]:
     """Train, make int8 in each way, score on the test split, time in turns."""
     data = part(sets.load(DataConfig(source=case.source, train_limit=case.n_train), data_dir()), 500 if quick else 2000)
     torch.manual_seed(0)
-    net = models.build(case.model, data.input_shape, data.n_outputs, width=case.width)
+    net = models.build(case.model, data.input_shape, data.n_outputs, width=case.width, vocabulary=data.vocabulary)
     config = train.TrainConfig(
         epochs=2 if quick else case.epochs, lr=case.lr, precision="fp32", schedule="cosine", threads=0
     )
