@@ -52,8 +52,11 @@ def test_every_field_of_every_part_is_documented():
     [
         (["train.btach_size=3"], r"unknown key 'train.btach_size'.*did you mean 'batch_size'"),
         (["train.lr=-1"], r"train.lr = -1 is not valid; expected greater than 0"),
-        (["fold.candidates=['prnue']"], r"a known fold instead of 'prnue'.*did you mean 'prune'"),
-        (["fold.candidates=['quantize+prune']"], "quantize as the last fold"),
+        (["fold.candidates=['prnue']"], r"expected what can be folded. unknown fold 'prnue'.*did you mean 'prune'"),
+        (["fold.candidates=['quantize+prune']"], r"prune cannot follow quantize; .* Write: prune quantize"),
+        (["fold.candidates=['prune(mac=1)']"], r"unknown key 'mac'.*did you mean 'macs'"),
+        (["fold.candidates=['prune', 'prune()']"], r"each candidate once, not 'prune\(\)' twice"),
+        (["fold.candidates=['']"], "a fold in each candidate"),
         (["fold.candidates=['prune', 'prune']"], r"each candidate once, not 'prune' twice"),
         (["train.epochs"], "has no '='"),
         (["name='a/b'"], "name = 'a/b' is not valid"),

@@ -13,7 +13,7 @@ from dimwise import recipe as machinery
 from dimwise.data.augment import AugmentConfig
 from dimwise.data.config import DataConfig
 from dimwise.errors import RecipeError, nearest
-from dimwise.fold import FOLDS
+from dimwise.fold._steps import parse
 from dimwise.fold.cast import CastConfig
 from dimwise.fold.distill import DistillConfig
 from dimwise.fold.equalise import EqualiseConfig
@@ -39,7 +39,8 @@ class FoldPlan:
     """Which folds are tried, and how each is done."""
 
     candidates: tuple[str, ...] = ("quantize", "prune", "prune+quantize", "distill", "distill+quantize")
-    """Folds in the order in which they are applied, joined by '+'. The unfolded model is always a candidate.
+    """Folds in the order in which they are applied, joined by '+' or blanks, each with its own settings in brackets
+    when it needs others than those below: "prune(macs=0.3)+quantize". The unfolded model is always a candidate.
     Default: each alone, and int8 on top of the smaller networks, which is usually the smallest of all."""
     time_s: Annotated[float, Field(ge=0)] = 0.0
     """Seconds that a search among compositions may take after these, for the budget; needs optuna. Default: 0, none."""
@@ -58,16 +59,17 @@ class FoldPlan:
     sparsify: SparsifyConfig = SparsifyConfig()
 
     def __post_init__(self) -> None:
+        read = []
         for candidate in self.candidates:
-            words = candidate.split("+")
-            wrong = next((w for w in words if w not in FOLDS), None)
-            if wrong is not None:
-                known = ", ".join(FOLDS)
-                raise ValueError(f"a known fold instead of {wrong!r} ({known}); {nearest(wrong, FOLDS)}")
-            if "quantize" in words[:-1]:
-                raise ValueError(f"quantize as the last fold of {candidate!r}: the others need float weights")
-            if self.candidates.count(candidate) > 1:
+            try:
+                steps = parse(candidate)
+            except RecipeError as error:
+                raise ValueError(f"what can be folded. {error}") from None
+            if not steps:
+                raise ValueError("a fold in each candidate; the unfolded model is always one")
+            if steps in read:
                 raise ValueError(f"each candidate once, not {candidate!r} twice")
+            read.append(steps)
 
 
 @config
