@@ -10,7 +10,7 @@ RECIPE ?= digits
 help:
 	@echo "make run    install into .venv and run the chain on the digits recipe (RECIPE=name for another)"
 	@echo "make test   install with the test extra; format, lint, types, layers, tests, doctests"
-	@echo "make bench  measure what the README states and write benchmarks/records (about three hours)"
+	@echo "make bench  measure what the README states and write benchmarks/records (most of a day)"
 	@echo "make clean  remove .venv and caches (never runs/)"
 
 $(BIN)/python:

@@ -20,6 +20,8 @@ NAMES = (
     "distill",
     "latency_table",
     "int8",
+    "planner",
+    "fold",
     "doctor_overhead",
     "doctor_steps",
     "doctor_gallery",

@@ -46,9 +46,22 @@ def bars(told: Mapping[str, Any], *, language: str = "en") -> Any:
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
     axes.tick_params(axis="y", pad=6)
-    names = [canvas.plain(told[side]["name"], 22) for side in "ab"]
+    names = apart(*(str(told[side]["name"]) for side in "ab"), 22)
     canvas.legend(axes, [(f"A {names[0]}", MUTED), (f"B {names[1]}", ACCENT)])
     return figure
+
+
+def apart(a: str, b: str, n: int) -> list[str]:
+    """Two names of at most ``n`` letters, cut where they do not differ.
+
+    Example:
+        >>> apart("20261125-031442-digits-c7b1", "20261125-031442-digits-c7b1:quantize", 12)
+        ['…digits-c7b1', '…b1:quantize']
+    """
+    cut = [canvas.plain(name, n) for name in (a, b)]
+    if cut[0] == cut[1] and a != b:
+        cut = [name if len(name) <= n else "…" + canvas.plain(name[1 - n :], n) for name in (a, b)]
+    return cut
 
 
 def shown(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, float | None, float | None]]:
