@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +15,23 @@ import pytest
 from dimwise import ship
 from dimwise.errors import MissingExtra, RunError, UserError
 from dimwise.fold._steps import parse
+from dimwise.measure import Latency
 from dimwise.plan import answer as answering
 from dimwise.plan import propose, record, search, space
 from dimwise.plan.answer import answer
 from dimwise.plan.apply import Subject, apply
 from dimwise.plan.budget import Budget, Target
+from dimwise.plan.on_target import Candidate
 from dimwise.plan.search import Found, Question
 from dimwise.plan.worth import frontier
+
+
+def counted(candidates: Sequence[Candidate], *_: Any, **__: Any) -> dict[str, Latency]:
+    """Milliseconds by bytes instead of by the clock: which candidates are trained must not depend on a busy moment."""
+    for candidate in candidates:
+        ms = 1e-3 + 1e-7 * candidate.size_bytes
+        candidate.latency = Latency(ms, ms, 0.01 * ms, runs=5, threads=1, device="cpu")
+    return {candidate.name: candidate.latency for candidate in candidates if candidate.latency}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -31,6 +42,7 @@ def small_space():
         patch.setattr(space, "MACS", (1.0,))
         patch.setattr(search, "NUMBERS", ("", "quantize"))
         patch.setattr(space, "RUNGS", (1 / 9, 1 / 3, 1.0))
+        patch.setattr(search, "latencies", counted)
         yield
 
 
