@@ -115,7 +115,9 @@ def test_weight_0_is_the_task_and_weight_1_the_teacher(mixed):
     z_s, z_t, y = pair()
     targets = F.one_hot(y, 5).float() * 0.7 + 0.06 if mixed else y
     losses = [
-        distillation_loss(z_s, z_t, targets=targets, task=CE, kind="classification", config=DistillConfig(weight=w))
+        distillation_loss(
+            z_s, z_t, targets=targets, task=CE, kind="classification", config=DistillConfig(weight=w, strength=1)
+        )
         for w in (0.0, 1.0, 0.25)
     ]
     assert losses[0].item() == pytest.approx(F.cross_entropy(z_s, targets).item())

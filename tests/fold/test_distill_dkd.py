@@ -107,6 +107,16 @@ def test_the_loss_of_the_config():
     assert loss(alone) == pytest.approx(3 * soft, rel=1e-5)
 
 
+@pytest.mark.parametrize(("standardise", "factor"), [(True, 10.0), (False, 1.0)])
+def test_standardised_scores_teach_ten_times_as_strongly_unless_told_otherwise(standardise, factor):
+    z_s, z_t, y = pair()
+    task = get("classification")
+    config = DistillConfig(weight=0.9, standardise=standardise)
+    soft = divergence(z_s, z_t, kind="classification", temperature=4.0, standardised=standardise)
+    found = distillation_loss(z_s, z_t, targets=y, task=task, kind="classification", config=config)
+    torch.testing.assert_close(found, 0.1 * task.loss(z_s, y) + 0.9 * factor * soft)
+
+
 def test_tasks_without_a_right_class_are_refused():
     z_s, z_t, y = pair()
     with pytest.raises(RecipeError, match=r"distill\.loss is 'dkd' for the task 'regression'; .*distill\.loss='kd'"):

@@ -80,8 +80,9 @@ class DistillConfig:
     weight: Annotated[float, Field(ge=0, le=1)] = 0.9
     """α, share of the teacher in the loss; the labels have the rest. Default: as in Hinton's and Sun's
     experiments."""
-    strength: Annotated[float, Field(gt=0, le=1000)] = 1.0
-    """g, factor on the teacher's part, no unit; Sun's experiments take 10. Default: 1, the plain sum."""
+    strength: Annotated[float, Field(ge=0, le=1000)] = 0.0
+    """g, factor on the teacher's part, no unit; 0 takes 10 for standardised scores, whose gradient is smaller by their
+    size and T, and 1 otherwise. Default: 0; with 1, standardised scores teach less than the labels alone."""
     standardise: bool = True
     """Compare scores after standardising each sample (classification only). Default: on, so that size need not
     be copied."""
@@ -268,7 +269,7 @@ def distillation_loss(
         targets: as the task takes them; mixed (float) targets too.
         task: whose loss compares outputs with targets.
         kind: classification | multilabel | regression.
-        config: α = ``weight``, g = ``strength``, T = ``temperature``, f = ``standardise``, kd or dkd.
+        config: α = ``weight``, g = :func:`strength`, T = ``temperature``, f = ``standardise``, kd or dkd.
 
     Returns:
         () float32, nats per sample (squared units for regression).
@@ -304,9 +305,23 @@ def distillation_loss(
             temperature=config.temperature,
             standardised=config.standardise,
         )
+    soft = strength(config, kind) * soft
     if config.weight == 1:
-        return config.strength * soft
-    return (1 - config.weight) * task.loss(student_outputs, targets) + config.weight * config.strength * soft
+        return soft
+    return (1 - config.weight) * task.loss(student_outputs, targets) + config.weight * soft
+
+
+def strength(config: DistillConfig, kind: str) -> float:
+    """g of the loss.
+
+    Source: Sun et al. 2024, section 5, take 9 beside 0.1 of the labels' loss: g = 10 with α = 0.9.
+
+    Example:
+        >>> strength(DistillConfig(), "classification"), strength(DistillConfig(), "regression")
+        (10.0, 1.0)
+    """
+    standardised = config.standardise and kind == "classification"
+    return config.strength or (10.0 if standardised else 1.0)
 
 
 def make_student(model: nn.Module, config: DistillConfig, evidence: Evidence) -> nn.Module:

@@ -23,5 +23,9 @@ __all__ = [
 
 CLAIMS: dict[str, str] = {
     "N3": "dimwise.lab.claims.distillation_keeps",
+    "N4": "dimwise.lab.claims.int8_speed",
+    "N16": "dimwise.lab.claims.compression_speed",
+    "N22": "dimwise.lab.claims.mobilenet_int8",
+    "N23": "dimwise.lab.claims.prune_resnet50",
 }
 """Number of the claim -> module that measures it."""
