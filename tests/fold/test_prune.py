@@ -342,7 +342,7 @@ def test_no_data_for_gradients() -> None:
     told = evidence((3, 8, 8))
     empty = dataclasses.replace(told.data, train=Split(told.data.train.inputs[:0], told.data.train.targets[:0]))
     told = dataclasses.replace(told, data=empty)
-    with pytest.raises(DataError, match=r"made has no training inputs, .*importance='l1'"):
+    with pytest.raises(DataError, match=r"made has no training inputs; .*importance='l1'"):
         prune(small(), config(importance="taylor"), told)
     assert prune(small(), config(), told)[1].layers
 

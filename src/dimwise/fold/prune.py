@@ -43,7 +43,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from copy import deepcopy
 from operator import attrgetter
 from typing import Annotated, Any, Literal
@@ -53,20 +53,20 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dimwise.errors import DataError, ModelError, UserError
+from dimwise.errors import ModelError, UserError
 from dimwise.fold._allocate import Order, allocate, counting_params, legal, smallest
 from dimwise.fold._branches import Constant, Unread, gone
 from dimwise.fold._channels import Alive, Axis, Channels
 from dimwise.fold._cut import cut, disagreement, guilty
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._importance import Scores, batch_norm_scale, l1, l2, taylor
+from dimwise.fold._modules import probe
 from dimwise.fold._sparse import sparse_training
 from dimwise.fold._speed import LatencyOf, by_latency, by_sensitivity, eager_latency, limit_ms, one, sized, to_latency
 from dimwise.fold._trace import trace
-from dimwise.fold._tune import recover
+from dimwise.fold._tune import recover, training_batches
 from dimwise.measure import n_params, profile
 from dimwise.recipe import config
-from dimwise.seeds import derive
 
 
 @config
@@ -161,7 +161,7 @@ def prune(
     started = time.perf_counter()
     original = deepcopy(model).eval()
     device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    x = _two(evidence.example, evidence.seed).to(device)
+    x = probe(evidence.example, evidence.seed).to(device)
     clock = latency_of or evidence.latency or eager_latency(original, one(x))
     small, first = original, None
     if config.sparse_epochs:
@@ -307,7 +307,10 @@ def _order(
 
 def _score(model: nn.Module, channels: Channels, config: PruneConfig, evidence: Evidence) -> Scores:
     if config.importance == "taylor":
-        scores = taylor(model, channels, _batches(model, config.batches, evidence), evidence.task)
+        need = "Set importance='l1', which looks at the weights alone."
+        device = next(model.parameters()).device
+        batches = training_batches(evidence, config.batches, fold="prune", need=need)
+        scores = taylor(model, channels, ((x.to(device), y.to(device)) for x, y in batches), evidence.task)
     elif config.importance == "bn":
         scores = batch_norm_scale(model, channels)[0]
     else:
@@ -319,21 +322,6 @@ def _score(model: nn.Module, channels: Channels, config: PruneConfig, evidence: 
             next_step="Train the network again, or look for NaN in its inputs.",
         )
     return scores
-
-
-def _batches(model: nn.Module, n_batches: int, evidence: Evidence) -> Iterable[tuple[Tensor, Tensor]]:
-    """Training inputs in a seeded order, 64 at a time."""
-    data = evidence.data
-    if len(data.train) == 0:
-        raise DataError(
-            f"{data.name} has no training inputs, which taylor needs for its gradients",
-            next_step="Set importance='l1', which looks at the weights alone.",
-        )
-    device = next(model.parameters()).device
-    generator = torch.Generator().manual_seed(derive(evidence.seed, "prune", "batches"))
-    order = torch.randperm(len(data.train), generator=generator)[: 64 * n_batches]
-    for rows in order.split(64):
-        yield data.normalise(data.train.inputs[rows]).to(device), data.train.targets[rows].to(device)
 
 
 # After the cut --------------------------------------------------------------------------------------------------------
@@ -395,11 +383,3 @@ def _kept_whole(channels: Channels, rows: list[dict[str, Any]], config: PruneCon
                 why = "a norm takes its statistics over its channels, and the target was met without it"
             reasons.update(dict.fromkeys(group.layers, why))
     return reasons
-
-
-def _two(example: Tensor, seed: int) -> Tensor:
-    """Two different inputs like the example, so that the batch is no dimension of size one."""
-    if not example.is_floating_point():
-        return torch.cat([example[:1], example[:1]])
-    noise = torch.randn(example[:1].shape, generator=torch.Generator().manual_seed(derive(seed, "prune", "probe")))
-    return torch.cat([example[:1], example[:1] + noise.to(example)])

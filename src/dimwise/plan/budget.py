@@ -9,9 +9,7 @@ from pydantic import Field
 
 from dimwise.errors import RecipeError, nearest
 from dimwise.recipe import as_dict, build, config
-
-RUNTIMES = ("onnxruntime", "openvino", "pytorch", "pytorch-compiled")
-"""Where a model can be measured and served."""
+from dimwise.ship.runtimes import RUNTIMES
 
 
 @config
