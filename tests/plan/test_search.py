@@ -194,3 +194,16 @@ def test_another_network_is_refused(trained, found, tmp_path):
     next(other.network.parameters()).data.add_(1)
     with pytest.raises(RunError, match="is a search about weights"):
         search.begin(replace(found.bench.question, subject=other))
+
+
+def test_while_nothing_meets_the_budget_no_prediction_ends_the_search(trained, tmp_path, monkeypatch):
+    """Every shape within the limits is trained, however little is promised, before the answer is no."""
+    monkeypatch.setattr(search, "worth", lambda *_, **__: 0.0)
+    monkeypatch.setattr(search, "meets", lambda *_: False)
+    asked = question(trained, tmp_path, budget=Budget(drop=0.0, size_bytes=15_000))
+    found = search.search(asked)
+    within = [line for line in found.lines if line.state == "shape" and line.measured["size_bytes"] <= 15_000]
+    assert within
+    tops = {line.steps for line in found.lines if line.state == "whole" and line.rung == len(space.RUNGS) - 1}
+    assert {line.steps for line in within} <= tops
+    assert found.ended == "exhausted"

@@ -25,7 +25,7 @@ from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.predict import Predictions, learn
 from dimwise.plan.record import Line
 from dimwise.plan.space import NUMBERS, RUNGS, Point, Space, key_of, space_of
-from dimwise.plan.worth import frontier, meets_costs, worth
+from dimwise.plan.worth import frontier, meets, meets_costs, worth
 
 N_ASKED = 6
 """Proposals that are compared by their predictions before one is built."""
@@ -120,11 +120,11 @@ def search(question: Question) -> Found:
                 if bench.left_s <= 0:
                     ended = "time"
                     break
-                if time.monotonic() - moved_at > patience_s:
+                if time.monotonic() - moved_at > patience_s and _met(bench):
                     ended = "settled"
                     break
             else:
-                ended = "exhausted" if _possible(bench) else "infeasible"
+                ended = "infeasible" if not _possible(bench) else "time" if _too_late(bench) else "exhausted"
         except KeyboardInterrupt:
             ended = "interrupted"
     return Found(bench.lines, bench, ended, time.monotonic() - start)
@@ -269,7 +269,7 @@ def _measure(bench: Bench, made: Candidate) -> None:
 
 def ranked(bench: Bench, guesses: Predictions) -> list[tuple[float, dict[str, int], int]]:
     """What could be trained next, most worth per second first: (worth, point, rung)."""
-    found = []
+    found, met = [], _met(bench)
     for line in bench.lines:
         if line.state != "shape" or not line.point:
             continue
@@ -286,9 +286,22 @@ def ranked(bench: Bench, guesses: Predictions) -> list[tuple[float, dict[str, in
             bench.question.budget,
             later=guesses.loss(line.point, len(RUNGS) - 1),
         )
-        if gain > LEAST_WORTH:
+        if gain > LEAST_WORTH or (not met and meets_costs(line.measured, bench.question.budget)):
             found.append((gain / seconds, line.point, rung))
     return sorted(found, key=lambda row: -row[0])
+
+
+def _met(bench: Bench) -> bool:
+    """Whether anything meets the budget so far; until then no prediction ends the search, only the clock."""
+    return any(meets(line, bench.first(), bench.question.budget) for line in bench.lines if line.measured)
+
+
+def _too_late(bench: Bench) -> bool:
+    """Whether a shape within the limits is left that the rest of the time does not suffice to train."""
+    shapes = (line for line in bench.lines if line.state == "shape" and line.point)
+    within = (line for line in shapes if meets_costs(line.measured, bench.question.budget))
+    rungs = ((line.point, _next_rung(bench, line.point)) for line in within)
+    return any(rung is not None and expected_s(bench, point, rung) > bench.left_s for point, rung in rungs)
 
 
 def _next_rung(bench: Bench, point: Point) -> int | None:
@@ -323,7 +336,8 @@ def best_proposal(bench: Bench, guesses: Predictions) -> dict[str, int] | None:
             worth(costs, guesses.loss(point, top), bench.lines, bench.question.budget, slack=0.1 if rated else 0.0)
         )
     best = max(range(len(rated)), key=gains.__getitem__, default=None)
-    return rated[best] if best is not None and gains[best] > LEAST_WORTH else None
+    least = LEAST_WORTH if _met(bench) else 0.0
+    return rated[best] if best is not None and gains[best] > least else None
 
 
 def _known(bench: Bench) -> set[tuple[int, int, int]]:
