@@ -46,7 +46,7 @@ def bars(told: Mapping[str, Any], *, language: str = "en") -> Any:
     axes.grid(visible=False, axis="y")
     axes.grid(visible=True, axis="x")
     axes.tick_params(axis="y", pad=6)
-    names = apart(*(str(told[side]["name"]) for side in "ab"), 22)
+    names = apart(str(told["a"]["name"]), str(told["b"]["name"]), 22)
     canvas.legend(axes, [(f"A {names[0]}", MUTED), (f"B {names[1]}", ACCENT)])
     return figure
 
