@@ -173,21 +173,17 @@ def judge(record: Record, rows: dict[str, Any]) -> None:
     lost = {name: row["lost_points"]["dimwise"] for name, row in rows.items()}
     middle, worst = statistics.median(lost.values()), max(lost, key=lambda name: lost[name])
     n = len(rows)
-    record.target("networks measured", f">= {ASKED_NETWORKS}", str(n), n >= ASKED_NETWORKS)
+    record.target("int8: networks measured", f"≥ {ASKED_NETWORKS}", str(n), n >= ASKED_NETWORKS)
     record.target(
-        "int8, median loss", f"<= {ASKED_MEDIAN} point", f"{middle:.2f} points", round(middle, 3) <= ASKED_MEDIAN
+        "int8, median loss", f"≤ {ASKED_MEDIAN} point", f"{middle:.2f} points", round(middle, 3) <= ASKED_MEDIAN
     )
     record.target(
-        "int8, worst loss", f"<= {ASKED_WORST} point", f"{lost[worst]:.2f} ({worst})", lost[worst] <= ASKED_WORST
+        "int8, worst loss", f"≤ {ASKED_WORST} point", f"{lost[worst]:.2f} ({worst})", lost[worst] <= ASKED_WORST
     )
-    for peer in PEERS:
-        theirs = [row["lost_points"][peer] for row in rows.values() if peer in row["lost_points"]]
+    for tool in ("dimwise", *PEERS):
+        theirs = [row["lost_points"][tool] for row in rows.values() if tool in row["lost_points"]]
         if theirs:
-            record.figures[f"{peer}_lost_points"] = {
-                "median": round(statistics.median(theirs), 3),
-                "worst": round(max(theirs), 3),
-                "networks": len(theirs),
-            }
+            record.runs(f"{tool}: points lost, one network each", theirs, "points")
     slower = [name for name, row in rows.items() if row["relative_latency"]["dimwise"] > 1]
     record.figures["slower_than_float"] = slower
     record.notes.append(

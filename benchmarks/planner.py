@@ -97,9 +97,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as place:
         for name, settings in recipes.items():
             rows += one_recipe(name, settings, str(Path(place) / name), seconds, chosen)
+    judge(record, rows, f"planner on {' and '.join(recipes)}, {seconds:g} s each")
+    if busy:
+        record.notes.append(busy)
+    if not asked.quick:
+        print(record.write())
+
+
+def judge(record: Record, rows: list[dict[str, Any]], where: str) -> None:
+    """What was asked, beside what the answers to all budgets say."""
     record.figures["budgets"] = rows
+    record.runs("one search", [row["seconds"] for row in rows], "s")
     able, unable = [r for r in rows if r["possible"]], [r for r in rows if not r["possible"]]
-    where = f"planner on {' and '.join(recipes)}, {seconds:g} s each"
     for what, group in (("feasible budgets met", able), ("infeasible budgets named", unable)):
         right = sum(row["right"] for row in group)
         record.target(f"{where}: {what}", f"{len(group)} of {len(group)}", str(right), right == len(group))
@@ -107,10 +116,6 @@ def main() -> None:
     errors = [told["latency"] for told in last.values() if "latency" in told]
     middle = 100 * statistics.fmean(errors)
     record.target("planner: predicted against measured latency", "≤ 10 % median error", f"{middle:.1f} %", middle <= 10)
-    if busy:
-        record.notes.append(busy)
-    if not asked.quick:
-        print(record.write())
 
 
 if __name__ == "__main__":
