@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import builtins
 import importlib.util
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -241,3 +243,26 @@ def test_the_line_that_matters_is_found(text: str, told: str) -> None:
     from dimwise.ship.runtimes.openvino import _reason
 
     assert _reason(RuntimeError(text)).startswith(told)
+
+
+_CTRL_C = """
+import signal, sys
+import numpy as np, onnx
+from dimwise.ship import open_runtime
+
+content = onnx.load(sys.argv[1])
+for _ in range(2):  # two graphs, closed in the order they were opened
+    first, second = open_runtime(content, "openvino"), open_runtime(content, "openvino")
+    del first, second
+signal.signal(signal.SIGINT, lambda *_: print("handled"))
+signal.raise_signal(signal.SIGINT)
+"""
+
+
+def test_ctrl_c_after_openvino_reaches_python(image_proto: Any, tmp_path: Path) -> None:
+    needs("openvino")
+    onnx.save(image_proto, tmp_path / "net.onnx")
+    done = subprocess.run(
+        [sys.executable, "-c", _CTRL_C, str(tmp_path / "net.onnx")], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr

@@ -6,6 +6,7 @@ alone, OpenVINO takes all cores, and bf16 where the CPU has it.
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -80,7 +81,7 @@ def open_graph(content: bytes, *, threads: int, batch: int) -> Request:
         raise MissingExtra("openvino", why="the runtime openvino", extra="openvino") from None
     refuse_external(content, "the model")
     try:
-        model = openvino.Core().read_model(model=content)
+        model = _core().read_model(model=content)
         n_inputs, n_outputs = len(model.inputs), len(model.outputs)
         if (n_inputs, n_outputs) != (1, 1):
             raise ArtifactError(
@@ -106,9 +107,19 @@ def _for_batch(model: Any, batch: int) -> Any:
     return fixed
 
 
-def _compile(model: Any, threads: int) -> Any:
+@cache
+def _core() -> Any:
+    """One for the process: its CPU plugin gives the thread a signal stack, and takes it away when the plugin goes.
+
+    Where two came and went in that order, the thread was left with the freed stack of the first, and the next signal
+    (a Ctrl-C) ended the process.
+    """
     import openvino  # type: ignore[import-untyped]
 
+    return openvino.Core()
+
+
+def _compile(model: Any, threads: int) -> Any:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
@@ -116,7 +127,7 @@ def _compile(model: Any, threads: int) -> Any:
         # Pinned threads of several graphs in one process wait for the same core.
         "ENABLE_CPU_PINNING": False,
     }
-    return openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+    return _core().compile_model(model, "CPU", settings).create_infer_request()
 
 
 def _reason(error: Exception) -> str:
