@@ -15,6 +15,7 @@ SHORT = [
     "fold.distill.epochs=6",
     "budget.drop=0.02",
     "budget.size_bytes=0",
+    "fold.time_s=0",
 ]
 
 

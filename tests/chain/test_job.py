@@ -22,6 +22,11 @@ CONTRACT = {"run", "score", "stages", "chosen", "artifact", "parity", "seconds"}
 STAGE = {"name", "score", "size_bytes", "latency_ms", "params", "macs"}
 
 
+def digits(settings: list[str]) -> chain.Recipe:
+    """The recipe with these settings, and no search unless they ask for one."""
+    return chain.load("digits", ["fold.time_s=0", *settings])
+
+
 def test_the_result_has_the_contracts_shape(digits_run):
     told = digits_run.as_dict()
     assert CONTRACT <= set(told)
@@ -87,7 +92,7 @@ def test_pictures_are_plain_arrays_of_the_test_set(digits_run):
 def test_an_impossible_budget_fails_and_names_the_nearest(tmp_path):
     settings = ["train.epochs=2", "fold.candidates=['quantize']", "budget.size_bytes=1000", "budget.drop=1.0"]
     settings.append("ship.parity_max_score_drop=1.0")  # a rounding can move the score of two epochs
-    recipe = chain.load("digits", settings)
+    recipe = digits(settings)
     result = chain.run(recipe, runs_dir=tmp_path)
     assert isinstance(result.failure, BudgetError)
     assert result.exit_code == 1
@@ -98,7 +103,7 @@ def test_an_impossible_budget_fails_and_names_the_nearest(tmp_path):
 def test_an_int8_graph_far_from_its_network_is_not_delivered_as_equal(tmp_path):
     settings = ["train.epochs=2", "fold.candidates=['quantize']", "budget.drop=1.0", "budget.size_bytes=100000"]
     settings += ["ship.parity_max_score_drop=1.0", "ship.parity_int8_tolerance=1e-9"]
-    result = chain.run(chain.load("digits", settings), runs_dir=tmp_path)
+    result = chain.run(digits(settings), runs_dir=tmp_path)
     assert isinstance(result.failure, ParityError)
     assert result.exit_code == 1
     assert "outputs off by at most 1e-09 of their size" in str(result.failure)
@@ -107,7 +112,7 @@ def test_an_int8_graph_far_from_its_network_is_not_delivered_as_equal(tmp_path):
 
 def test_no_fold_better_keeps_the_original(tmp_path):
     settings = ["train.epochs=2", "fold.candidates=[]", "budget.size_bytes=0"]
-    result = chain.run(chain.load("digits", settings), runs_dir=tmp_path)
+    result = chain.run(digits(settings), runs_dir=tmp_path)
     assert result.as_dict()["chosen"] == "onnx"
     assert result.as_dict()["reasons"]["onnx"] == "no fold is better: keep the original"
     assert result.as_dict()["parity"]["max_scaled_diff"] < 1e-4
@@ -120,7 +125,7 @@ def test_a_users_own_network_goes_the_whole_way(tmp_path, monkeypatch):
         "    return nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, n_outputs))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    recipe = chain.load("digits", ["train.epochs=3", "fold.candidates=['quantize']", "budget.drop=1.0"])
+    recipe = digits(["train.epochs=3", "fold.candidates=['quantize']", "budget.drop=1.0"])
     result = chain.run(recipe, runs_dir=tmp_path / "runs", model="own_nets:small")
     assert result.as_dict()["stages"][0]["params"] == 64 * 32 + 32 + 32 * 10 + 10
     with pytest.raises(RunError, match="own_nets:small"):
@@ -129,7 +134,7 @@ def test_a_users_own_network_goes_the_whole_way(tmp_path, monkeypatch):
 
 def test_a_recipe_may_not_name_code():
     with pytest.raises(RecipeError, match="A recipe runs no code: name your own with --model"):
-        chain.load("digits", ["model.name='own_nets:small'"])
+        digits(["model.name='own_nets:small'"])
 
 
 def test_a_loss_that_explodes_stops_the_run_and_is_marked(tmp_path):
@@ -144,7 +149,7 @@ def test_a_loss_that_explodes_stops_the_run_and_is_marked(tmp_path):
 
 
 def test_train_alone_then_resumed_changes_nothing(tmp_path):
-    result = chain.train(chain.load("digits", ["train.epochs=2"]), runs_dir=tmp_path)
+    result = chain.train(digits(["train.epochs=2"]), runs_dir=tmp_path)
     assert set(result.as_dict()) == {"run", "score", "seconds", "steps", "images_per_s"}
     before = load_file(result.run / "checkpoints" / "last.safetensors")
     again = chain.resume(result.run)
@@ -154,7 +159,7 @@ def test_train_alone_then_resumed_changes_nothing(tmp_path):
 
 
 def test_one_seed_gives_one_run(tmp_path):
-    recipe = chain.load("digits", ["train.epochs=2", "train.precision='fp32'", "train.layout='contiguous'"])
+    recipe = digits(["train.epochs=2", "train.precision='fp32'", "train.layout='contiguous'"])
     first, second = (chain.train(recipe, runs_dir=tmp_path) for _ in range(2))
     a, b = (load_file(r.run / "checkpoints" / "last.safetensors") for r in (first, second))
     assert first.run != second.run
@@ -177,7 +182,7 @@ def test_a_table_goes_the_whole_way(tmp_path, data_dir, target):
         "budget.drop=0.05",
         "budget.size_bytes=0",
     ]
-    result = chain.run(chain.load("digits", settings), runs_dir=tmp_path)
+    result = chain.run(digits(settings), runs_dir=tmp_path)
     told = result.as_dict()
     assert told["score"]["name"] == ("accuracy" if target == "Survived" else "r2")
     assert told["score"]["value"] > (0.7 if target == "Survived" else 0.1)
@@ -187,7 +192,7 @@ def test_a_fold_that_cannot_be_done_costs_its_candidates_and_not_the_run(tmp_pat
     settings = ["model.name=mlp", "train.epochs=2", "fold.candidates=['prune', 'prune+quantize', 'quantize']"]
     settings += ["fold.prune.macs=0.000001", "ship.parity_max_score_drop=1.0", "budget.drop=1.0"]
     settings.append("budget.size_bytes=0")
-    told = chain.run(chain.load("digits", settings), runs_dir=tmp_path).as_dict()
+    told = chain.run(digits(settings), runs_dir=tmp_path).as_dict()
     assert [s["name"] for s in told["stages"]] == ["trained", "onnx", "quantize"]
     assert "MACs" in told["reasons"]["prune"]
     assert told["reasons"]["prune+quantize"] == told["reasons"]["prune"]
@@ -203,7 +208,7 @@ def test_another_librarys_exception_in_a_fold_costs_its_candidates_and_not_the_r
     monkeypatch.setattr("dimwise.plan.apply._fold_network", broken)
     settings = ["model.name=mlp", "train.epochs=1", "fold.candidates=['prune', 'prune+quantize', 'quantize']"]
     settings += ["ship.parity_max_score_drop=1.0", "budget.drop=1.0", "budget.size_bytes=0"]
-    told = chain.run(chain.load("digits", settings), runs_dir=tmp_path).as_dict()
+    told = chain.run(digits(settings), runs_dir=tmp_path).as_dict()
     assert [s["name"] for s in told["stages"]] == ["trained", "onnx", "quantize"]
     assert told["skipped"] == {"prune": "LookupError: no such", "prune+quantize": "LookupError: no such"}
     assert calls == ["prune"]
@@ -237,7 +242,7 @@ def test_a_network_that_cannot_be_exported_is_kept_as_it_was_trained(tmp_path, m
     monkeypatch.syspath_prepend(str(tmp_path))
     candidates = ["quantize", "prune", "distill"]
     settings = ["train.epochs=1", "train.precision=fp32", "train.layout=contiguous", "budget.size_bytes=0"]
-    recipe = chain.load("digits", [*settings, f"fold.candidates={candidates}"])
+    recipe = digits([*settings, f"fold.candidates={candidates}"])
     result = chain.run(recipe, runs_dir=tmp_path / "runs", model="own_stubborn:net")
     told = result.as_dict()
     assert result.exit_code == 1
@@ -267,7 +272,7 @@ def test_candidates_of_the_runtime_have_a_peak_memory(digits_run):
 
 def test_memory_that_cannot_be_measured_fails_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.executable", str(tmp_path / "gone"))
-    recipe = chain.load("digits", ["model.name=mlp", "train.epochs=1", "fold.candidates=[]", "budget.size_bytes=0"])
+    recipe = digits(["model.name=mlp", "train.epochs=1", "fold.candidates=[]", "budget.size_bytes=0"])
     told = chain.run(recipe, runs_dir=tmp_path).as_dict()
     assert told["stages"][1]["peak_memory_bytes"] is None
 
@@ -280,7 +285,7 @@ def test_a_search_adds_its_best_to_the_listed_candidates(tmp_path, monkeypatch):
     monkeypatch.setattr(search, "NUMBERS", ("", "quantize(weights)"))
     settings = ["model.name=mlp", "train.epochs=2", "fold.candidates=[]", "fold.time_s=60", "doctor=false"]
     settings += ["ship.parity_max_score_drop=1.0", "budget.drop=1.0", "budget.size_bytes=0", "budget.prefer=size"]
-    result = chain.run(chain.load("digits", settings), runs_dir=tmp_path)
+    result = chain.run(digits(settings), runs_dir=tmp_path)
     told = result.as_dict()
     assert [s["name"] for s in told["stages"]] == ["trained", "onnx", 'quantize(mode="weights")']
     assert told["chosen"] == 'quantize(mode="weights")'

@@ -16,6 +16,7 @@ from dimwise.errors import RunError
 from dimwise.runs import folder
 
 SETTINGS = [
+    "fold.time_s=0",
     "model.name=mlp",
     "train.epochs=4",
     "train.precision=fp32",

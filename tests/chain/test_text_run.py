@@ -36,6 +36,7 @@ def text_run(tmp_path_factory: pytest.TempPathFactory) -> chain.Result:
         "train.precision=fp32",
         "fold.candidates=['quantize', 'distill']",
         "fold.distill.epochs=2",
+        "fold.time_s=0",
         "budget.drop=0.1",
     ]
     return chain.run(chain.load("sst2", settings), runs_dir=folder / "runs")

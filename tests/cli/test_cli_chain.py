@@ -25,6 +25,7 @@ from dimwise.runs import atomic, folder
 Captured = pytest.CaptureFixture[str]
 
 TINY = [
+    *("--set", "fold.time_s=0"),
     *("--set", "model.name=mlp", "--set", "train.precision=fp32", "--set", "train.layout=contiguous"),
     *("--set", "train.epochs=3", "--set", "data.train_limit=320", "--set", "train.batch_size=32"),
 ]

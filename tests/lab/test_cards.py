@@ -9,6 +9,7 @@ import pytest
 
 from dimwise.doctor.rules import ACROSS, RULES
 from dimwise.errors import UserError
+from dimwise.fold import FOLDS
 from dimwise.lab.cards import as_text, card, cards
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,7 +38,7 @@ def test_an_unknown_rule_gets_the_nearest():
         card("no-shufle")
 
 
-def test_the_page_is_up_to_date(monkeypatch):
+def test_the_pages_are_up_to_date(monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")
     spec = importlib.util.spec_from_file_location("docs", ROOT / "benchmarks" / "docs.py")
     assert spec is not None
@@ -47,3 +48,6 @@ def test_the_page_is_up_to_date(monkeypatch):
     page = (ROOT / "docs" / "doctor.md").read_text("utf-8")
     assert page == docs.page(), "run: python benchmarks/docs.py --write"
     assert page.count("\n## ") == len({**RULES, **ACROSS})
+    folds = (ROOT / "docs" / "folds.md").read_text("utf-8")
+    assert folds == docs.folds_page(), "run: python benchmarks/docs.py --write"
+    assert folds.count("\n## ") == folds.count("\nSettings:") == folds.count("**Pitfalls:**") == len(FOLDS)
