@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _record import Record, wait_until_quiet
+from _record import Record, data_dir, wait_until_quiet
 
 # (name, latency and size as fractions of the original, other terms, whether it can be met)
 BUDGETS: tuple[tuple[str, float, float, str, bool], ...] = (
@@ -41,7 +42,8 @@ RECIPES = {
 
 
 def dimwise(*words: str) -> tuple[int, dict[str, Any]]:
-    done = subprocess.run([sys.executable, "-m", "dimwise", *words, "--json"], capture_output=True, text=True)
+    command = [sys.executable, "-m", "dimwise", *words, "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "DIMWISE_DATA": str(data_dir())})
     if done.returncode not in (0, 1) or not done.stdout.strip():
         raise SystemExit(f"dimwise {' '.join(words)}: exit {done.returncode}\n{done.stderr}")
     return done.returncode, json.loads(done.stdout.splitlines()[-1])

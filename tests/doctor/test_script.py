@@ -178,5 +178,9 @@ def test_a_file_that_cannot_be_written_is_refused_before_the_script_runs(tmp_pat
 def test_a_hang_up_reaches_the_script(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text("import os, signal\nos.kill(os.getppid(), signal.SIGHUP)\nsignal.pause()\n", encoding="utf-8")
-    done = subprocess.run([sys.executable, "-m", "dimwise", "doctor", str(script)], capture_output=True, timeout=60)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it is ignored, and stays so in children
+    try:
+        done = subprocess.run([sys.executable, "-m", "dimwise", "doctor", str(script)], capture_output=True, timeout=60)
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert done.returncode == 128 + signal.SIGHUP

@@ -33,7 +33,7 @@ def _measure(claim_id: str, told: argparse.Namespace) -> None:
     from dimwise.progress import Terminal
 
     work = told.work / (f"{claim_id}-quick" if told.quick else claim_id)
-    record = prove(claim_id, Setup(work, told.data, told.quick, told.seeds, Terminal()), told.records)
+    record = prove(claim_id, Setup(work, told.data_dir, told.quick, told.seeds, Terminal()), told.records)
     quick = " (a quick pass: this decides nothing)" if told.quick else ""
     sys.stdout.write(f"{claim_id}: {record.claim.statement}\n")
     sys.stdout.write(f"{record.verdict.word}: {record.verdict.reason}{quick}\n{record.path}\n")
@@ -43,7 +43,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dimwise.lab.claims", description="Measure published numbers.")
     parser.add_argument("claims", nargs="*", metavar="CLAIM", help="such as N3; without one, all are listed")
     parser.add_argument("--quick", action="store_true", help="a small pass through all of the code")
-    parser.add_argument("--data", type=Path, help="folder of data sets")
+    parser.add_argument("--data-dir", type=Path, help="folder of data sets; else DIMWISE_DATA, else the cache folder")
     parser.add_argument("--work", type=Path, default=WORK, help="where trained networks are kept between two calls")
     parser.add_argument("--records", type=Path, default=RECORDS, help="folder of the records")
     parser.add_argument("--seeds", type=int, default=3, help="how many repetitions")
