@@ -327,6 +327,33 @@ def test_thin_layers_are_left_alone() -> None:
     assert report.untouched["conv1"] == "no fewer channels are a multiple of 8 and at least 24"
 
 
+@pytest.mark.parametrize(("macs", "block"), [(0.6, 16), (0.1, 8)])
+def test_channels_stay_in_the_widest_blocks_that_reach_the_target(macs: float, block: int) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(32, 48, 3, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(48, 2),
+    )
+    told = PruneConfig(macs=macs, importance="l1", epochs=0)
+    pruned, report = prune(net, told, evidence((3, 8, 8)))
+    left = [m.out_channels for m in pruned.modules() if isinstance(m, nn.Conv2d)]
+    assert report.config["round_to"] == 0
+    assert report.cost_after["macs"] <= macs * report.cost_before["macs"]
+    assert left != [32, 48]
+    assert all(n % block == 0 for n in left)
+    assert block == 16 or any(n % 16 for n in left)
+
+
+def test_out_of_reach_in_blocks_is_told_of_the_narrowest() -> None:
+    net = nn.Sequential(nn.Conv2d(3, 20, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(20, 2))
+    with pytest.raises(ModelError, match=r"10% of the MACs is out of reach; expected at least 40\.0%"):
+        prune(net, PruneConfig(macs=0.1, importance="l1", epochs=0), evidence((3, 8, 8)))
+
+
 def test_out_of_reach() -> None:
     with pytest.raises(ModelError, match=r"pruning to 10% of the MACs is out of reach; expected at least (\d+\.\d)%, "):
         prune(small(), config(macs=0.1, round_to=8, min_channels=16), evidence((3, 8, 8)))
@@ -381,7 +408,7 @@ def test_a_disagreement_without_a_culprit(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"macs": 0.0}, {"macs": 1.1}, {"round_to": 0}, {"importance": "l3"}, {"lr_frac": 0.0}, {"epochs": -1}]
+    "wrong", [{"macs": 0.0}, {"macs": 1.1}, {"round_to": -1}, {"importance": "l3"}, {"lr_frac": 0.0}, {"epochs": -1}]
 )
 def test_values_out_of_range(wrong: dict[str, Any]) -> None:
     with pytest.raises(ValidationError, match=next(iter(wrong))):

@@ -21,7 +21,8 @@ Cost: a trace (1 to 3 s), ``batches`` gradients for ``taylor``, a validation sco
 two timings for each for ``latency``, eight for a target in ms; then ``epochs`` of fine-tuning. Half the MACs often
 cost less than half a point; below a quarter, distil a narrow network instead.
 
-Pitfalls: MACs are not milliseconds: measure. Narrow layers need multiples of 8 (``round_to``) to fill vector registers.
+Pitfalls: MACs are not milliseconds: measure. Kernels work in blocks of channels (``round_to``): a layer of 24 can take
+longer than one of 32.
 Without fine-tuning scores collapse. Statistics over channels (LayerNorm, GroupNorm) change when channels leave, so such
 groups, a Transformer's residual stream among them, stay whole unless the target needs them (``norms``); attention
 heads and hidden units leave first. Heads leave whole; an LSTM's unit leaves in all layers and directions, as a module
@@ -101,10 +102,11 @@ class PruneConfig:
     """Groups of channels over which a LayerNorm or GroupNorm takes its statistics, such as the residual stream of a
     Transformer: spare leaves them whole while the others reach the target; cut treats all alike. Default: spare, since
     what such a norm passes on changes when one of its channels leaves."""
-    round_to: Annotated[int, Field(ge=1, le=256)] = 8
-    """Kept channels are a multiple of this. Default: 8, one vector register; 4 is finer in thin networks."""
+    round_to: Annotated[int, Field(ge=0, le=256)] = 0
+    """Kept channels are a multiple of this; 4 is finer in thin networks. Default: 0, the block in which kernels work:
+    16 where the target can be met so, else 8. Between two blocks a layer pays for the next one, or is slower still."""
     min_channels: Annotated[int, Field(ge=1)] = 8
-    """Fewest channels a pruned layer may keep. Default: 8, as above."""
+    """Fewest channels a pruned layer may keep. Default: 8, one vector register of AVX2."""
     batches: Annotated[int, Field(ge=1)] = 16
     """For taylor: training batches of 64 whose gradients are taken. Default: rankings settle at about 1000 inputs."""
     sparse_epochs: Annotated[int, Field(ge=0)] = 0
@@ -119,6 +121,9 @@ class PruneConfig:
     teacher: bool = True
     """Fine-tune towards the original's outputs as well as the labels, as distill does. Default: on; it is at hand."""
 
+
+BLOCKS = (16, 8)
+"""Channels in a block of a convolution's kernel, widest first: floats of an AVX-512 register, and of an AVX2 one."""
 
 Tune = Callable[[nn.Module, nn.Module, PruneConfig, Evidence], nn.Module]
 """``tune(small, original, config, evidence) -> small``, trained."""
@@ -168,8 +173,8 @@ def prune(
         small = sparse_training(deepcopy(original), trace(original, x), config, evidence).to(device).eval()
     for n in range(config.rounds):
         asked = _asked(config, n, original, small, x, clock)
-        channels, alive = plan(small, asked, evidence, x, clock)
-        first = first or channels
+        channels, alive, asked = _planned(small, asked, evidence, x, clock)
+        first = first or (channels, asked)
         small = cut(small, channels, alive)
         epochs = config.epochs * (n + 1) // config.rounds - config.epochs * n // config.rounds
         if epochs and not alive.all():
@@ -177,8 +182,9 @@ def prune(
             small = (tune or fine_tune)(small, original, settings, evidence).to(device)
         small.eval()
     assert first is not None
-    layers = _rows(original, first, small, config)
-    untouched = first.untouched | _kept_whole(first, layers, config)
+    channels, asked = first
+    layers = _rows(original, channels, small, config)
+    untouched = channels.untouched | _kept_whole(channels, layers, asked)
     report = compare("prune", config, evidence, model, small, layers=layers, untouched=untouched, started=started)
     if _by_clock(config):
         costs = [dict(c, latency_ms=clock(m)) for m, c in ((original, report.cost_before), (small, report.cost_after))]
@@ -204,6 +210,20 @@ def _asked(
         macs=min(1.0, config.macs**part * left[0] / max(1, left[1])),
         params=min(1.0, config.params**part * numbers[0] / numbers[1]) if config.params < 1 else 1.0,
     )
+
+
+def _planned(
+    model: nn.Module, config: PruneConfig, evidence: Evidence, x: Tensor, clock: LatencyOf
+) -> tuple[Channels, Alive, PruneConfig]:
+    """What stays, in the widest blocks of channels that reach the target, and the settings with those blocks."""
+    for block in BLOCKS[:-1] if config.round_to == 0 else ():
+        blocks = dataclasses.replace(config, round_to=block)
+        try:
+            return *plan(model, blocks, evidence, x, clock), blocks
+        except ModelError:
+            continue  # what is wrong with the network itself is told below
+    config = dataclasses.replace(config, round_to=config.round_to or BLOCKS[-1])
+    return *plan(model, config, evidence, x, clock), config
 
 
 def plan(
