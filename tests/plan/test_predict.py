@@ -74,6 +74,6 @@ def test_the_space_is_what_works_on_the_subject():
 
 def test_rungs_train_longer_and_only_where_that_is_another_training():
     point = {"width": 2, "macs": 0, "numbers": 1}
-    assert [SPACE.n_epochs(point, rung) for rung in SPACE.rungs(point)] == [1, 3, 9]
-    assert SPACE.rungs({"width": 0, "macs": 2, "numbers": 0}) == (1, 2)
-    assert SPACE.rungs({"width": 0, "macs": 0, "numbers": 1}) == (2,)
+    assert [SPACE.n_epochs(point, rung) for rung in SPACE.rungs(point)] == [1, 3, 9, 27]
+    assert SPACE.rungs({"width": 0, "macs": 2, "numbers": 0}) == (1, 2, 3)
+    assert SPACE.rungs({"width": 0, "macs": 0, "numbers": 1}) == (3,)

@@ -17,12 +17,13 @@ from dimwise.errors import MissingExtra, RunError, UserError
 from dimwise.fold._steps import parse
 from dimwise.measure import Latency
 from dimwise.plan import answer as answering
-from dimwise.plan import propose, record, search, space
+from dimwise.plan import predict, propose, record, search, space
 from dimwise.plan.answer import answer
 from dimwise.plan.apply import Subject, apply
 from dimwise.plan.budget import Budget, Target
 from dimwise.plan.on_target import Candidate
 from dimwise.plan.search import Found, Question
+from dimwise.plan.space import key_of
 from dimwise.plan.worth import frontier
 
 
@@ -41,7 +42,8 @@ def small_space():
         patch.setattr(space, "WIDTHS", (1.0, 0.5))
         patch.setattr(space, "MACS", (1.0,))
         patch.setattr(search, "NUMBERS", ("", "quantize"))
-        patch.setattr(space, "RUNGS", (1 / 9, 1 / 3, 1.0))
+        for room in (space, search, predict):
+            patch.setattr(room, "RUNGS", (1 / 9, 1 / 3, 1.0))
         patch.setattr(search, "latencies", counted)
         yield
 
@@ -207,3 +209,14 @@ def test_while_nothing_meets_the_budget_no_prediction_ends_the_search(trained, t
     tops = {line.steps for line in found.lines if line.state == "whole" and line.rung == len(space.RUNGS) - 1}
     assert {line.steps for line in within} <= tops
     assert found.ended == "exhausted"
+
+
+def test_what_a_search_begins_with_is_measured_without_a_prediction(found):
+    first = {key_of(point) for point in (*found.bench.space.smallest(), *found.bench.space.listed())}
+    begun = [line for line in found.lines if line.point and line.state == "shape" and key_of(line.point) in first]
+    assert begun
+    assert not any(line.predicted for line in begun)
+    trained_later = [line for line in found.lines if line.state == "whole" and line.rung >= 0 and line.predicted]
+    assert trained_later
+    rest = [line for line in found.lines if line.point and key_of(line.point) not in first and line.measured]
+    assert answering.prediction_errors(found.lines)["n"] == len({key_of(line.point) for line in rest})

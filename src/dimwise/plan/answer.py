@@ -282,6 +282,8 @@ def tally(lines: Sequence[Line]) -> dict[str, int]:
 def prediction_errors(lines: Sequence[Line]) -> dict[str, float | int]:
     """How far predictions were off: median of |predicted / measured − 1|, each point's first measurement alone.
 
+    The points with which a search begins are not predicted and do not count.
+
     Example:
         >>> line = Line("a", 0, "shape", {"width": 1, "macs": 0, "numbers": 0}, -1, {"latency_ms": 1.1})
         >>> import dataclasses
@@ -298,7 +300,7 @@ def prediction_errors(lines: Sequence[Line]) -> dict[str, float | int]:
             if key in line.predicted and key in line.measured:
                 errors[name].append(abs(line.predicted[key] / line.measured[key] - 1))
     middle = {name: sorted(values)[len(values) // 2] for name, values in errors.items() if values}
-    return {"n": len(seen), **middle}
+    return {"n": len(errors["latency"]), **middle}
 
 
 def layer_times(bench: Bench, *, runs: int = 30) -> list[dict[str, Any]]:

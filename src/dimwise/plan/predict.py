@@ -146,7 +146,7 @@ def learn(space: Space, lines: Sequence[Line], n_valid: int) -> Predictions:
         lost = 1 - original.measured["score"]
         away = -math.log2(space.operations(point)) if space.operations(point) < 1 else 0.0
         short = -math.log(RUNGS[rung], 3) if away else 0.0
-        return (lost + least) * (1 + 0.15 * away * (1 + short)) + 0.002 * (point["numbers"] > 0)
+        return (lost + least) * (1 + 0.15 * away * 2**short) + 0.002 * (point["numbers"] > 0)
 
     fast = [line for line in lines if line.point and "latency_ms" in line.measured]
     scored = [line for line in lines if line.point and line.state == "whole" and "score" in line.measured]

@@ -208,13 +208,13 @@ def _make(bench: Bench, point: Point, rung: int, guesses: Predictions | None, *,
     top = len(RUNGS) - 1
     steps = space.steps(point, rung if whole else top)
     text = write(steps, space.base)
-    if guesses is None:
-        guesses = learn(space, bench.lines, len(evidence.data.valid))
-    predicted = {
-        "latency_ms": guesses.latency_ms(point).value,
-        "size_bytes": guesses.size_bytes(point).value,
-        "score": 1 - guesses.loss(point, rung if whole else top).value,
-    }
+    predicted = {}
+    if guesses is not None:  # the first points are measured whatever is thought of them: predictions learn from these
+        predicted = {
+            "latency_ms": guesses.latency_ms(point).value,
+            "size_bytes": guesses.size_bytes(point).value,
+            "score": 1 - guesses.loss(point, rung if whole else top).value,
+        }
     line = Line(text, evidence.seed, "whole" if whole else "shape", dict(point), rung, predicted)
     return _attempt(bench, line, steps)
 
