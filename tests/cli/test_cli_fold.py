@@ -54,8 +54,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
-    monkeypatch.setattr(space, "WIDTHS", (1.0, 0.5))
-    monkeypatch.setattr(space, "MACS", (1.0,))
+    monkeypatch.setattr(space, "STUDENTS", ("", "distill(scale=0.5)"))
+    monkeypatch.setattr(space, "CUTS", ("",))
     monkeypatch.setattr(search, "NUMBERS", ("", "quantize"))
     for module in (answer, replay):  # a process for each model would take most of the time
         monkeypatch.setattr(module, "measure_memory", lambda *_: None)

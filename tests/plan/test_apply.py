@@ -118,3 +118,11 @@ def test_what_cannot_be_made_costs_its_candidate_only(trained):
     skipped = tried(lambda: apply(parse("prune(macs=0.0001)"), trained.subject, trained.evidence), "prune")
     assert isinstance(skipped, Skipped)
     assert "out of reach" in skipped.reason
+
+
+def test_a_shape_after_qat_is_the_shape_without_it(trained):
+    shapes = [
+        apply(parse(text), trained.subject, trained.evidence, trained=False).proto.SerializeToString()
+        for text in ("quantize", "qat quantize")
+    ]
+    assert len(shapes[0]) == len(shapes[1])

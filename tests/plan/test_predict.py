@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from dimwise.fold._steps import parse, write
 from dimwise.plan.predict import Guess, learn
 from dimwise.plan.record import Line
-from dimwise.plan.space import MACS, NUMBERS, RUNGS, WIDTHS, space_of
+from dimwise.plan.space import CUTS, NUMBERS, RUNGS, STUDENTS, space_of, understood
 
-SPACE = space_of(NUMBERS[1:], {}, {"distill": 9, "prune": 3}, network_folds=("distill", "prune"))
+EPOCHS = {"distill": 9, "prune": 3, "separable": 9, "lowrank": 3, "qat": 3}
+SPACE = space_of(NUMBERS[1:], {}, EPOCHS, network_folds=tuple(EPOCHS))
 FIRST = Line("", 0, "whole", measured={"score": 0.98, "latency_ms": 1.0, "size_bytes": 1000.0})
 
 
@@ -42,7 +44,7 @@ def test_measurements_pull_predictions_to_the_truth():
 
 
 def test_a_measured_point_is_predicted_as_it_was_measured_and_more_surely():
-    point = {"width": 2, "macs": 1, "numbers": 1}
+    point = {"student": 2, "cut": 1, "numbers": 1}
     before, after = learn(SPACE, [FIRST], 1000), learn(SPACE, lines([point]), 1000)
     assert after.latency_ms(point).value == pytest.approx(truth(point)["latency_ms"], rel=0.03)
     assert after.size_bytes(point).value == pytest.approx(truth(point)["size_bytes"], rel=0.03)
@@ -51,7 +53,7 @@ def test_a_measured_point_is_predicted_as_it_was_measured_and_more_surely():
 
 def test_a_short_training_and_a_smaller_network_are_expected_to_lose_more():
     found = learn(SPACE, [FIRST], 1000)
-    small, large = {"width": 5, "macs": 0, "numbers": 0}, {"width": 1, "macs": 0, "numbers": 0}
+    small, large = {"student": 5, "cut": 0, "numbers": 0}, {"student": 1, "cut": 0, "numbers": 0}
     assert found.loss(small, 2).value > found.loss(large, 2).value
     assert found.loss(small, 0).value > found.loss(small, 2).value
 
@@ -62,10 +64,10 @@ def test_a_guess_knows_how_sure_it_is():
 
 
 def test_the_space_is_what_works_on_the_subject():
-    assert SPACE.size == len(WIDTHS) * len(MACS) * len(NUMBERS) == len(SPACE.points())
+    assert SPACE.size == len(STUDENTS) * len(CUTS) * len(NUMBERS) == len(SPACE.points())
     graph = space_of(["quantize"], {}, {}, network_folds=())
-    assert graph.points() == [{"width": 0, "macs": 0, "numbers": 0}, {"width": 0, "macs": 0, "numbers": 1}]
-    assert [step.name for step in SPACE.steps({"width": 2, "macs": 2, "numbers": 1})] == [
+    assert graph.points() == [{"student": 0, "cut": 0, "numbers": 0}, {"student": 0, "cut": 0, "numbers": 1}]
+    assert [step.name for step in SPACE.steps({"student": 2, "cut": 2, "numbers": 1})] == [
         "distill",
         "prune",
         "quantize",
@@ -73,7 +75,32 @@ def test_the_space_is_what_works_on_the_subject():
 
 
 def test_rungs_train_longer_and_only_where_that_is_another_training():
-    point = {"width": 2, "macs": 0, "numbers": 1}
+    point = {"student": 2, "cut": 0, "numbers": 1}
     assert [SPACE.n_epochs(point, rung) for rung in SPACE.rungs(point)] == [1, 3, 9, 27]
-    assert SPACE.rungs({"width": 0, "macs": 2, "numbers": 0}) == (1, 2, 3)
-    assert SPACE.rungs({"width": 0, "macs": 0, "numbers": 1}) == (3,)
+    assert SPACE.rungs({"student": 0, "cut": 2, "numbers": 0}) == (1, 2, 3)
+    assert SPACE.rungs({"student": 0, "cut": 0, "numbers": 1}) == (3,)
+
+
+def test_every_point_is_a_composition_that_reads_back():
+    texts = {write(SPACE.steps(point)) for point in SPACE.points()}
+    assert len(texts) == SPACE.size
+    for point in (*SPACE.smallest(), *SPACE.listed()):
+        steps = SPACE.steps(point)
+        assert parse(write(steps)) == steps
+    names = {step.name for point in SPACE.points() for step in SPACE.steps(point)}
+    assert names == {"distill", "separable", "prune", "lowrank", "qat", "quantize", "share"}
+
+
+def test_what_a_search_begins_with_is_in_its_space():
+    begun = {write(SPACE.steps(point)) for point in SPACE.listed()}
+    assert {"distill(epochs=27)", "distill(epochs=27) quantize", "prune(epochs=9)", "prune(epochs=9) quantize"} <= begun
+    assert 'prune(allocation="latency", epochs=9)' in begun
+    assert "distill(scale=1.0, depth=0.5, epochs=27)" in begun
+    assert [SPACE.operations(point) for point in SPACE.smallest()] == [0.125**2] * (len(NUMBERS) - 1)
+
+
+def test_points_of_another_space_are_not_understood():
+    assert understood({}, SPACE)
+    assert understood({"student": 1, "cut": 0, "numbers": 0}, SPACE)
+    assert not understood({"width": 1, "macs": 0, "numbers": 0}, SPACE)
+    assert not understood({"student": len(STUDENTS), "cut": 0, "numbers": 0}, SPACE)

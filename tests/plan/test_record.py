@@ -14,7 +14,9 @@ from dimwise.plan.record import Line
 def test_lines_are_read_back_as_they_were_written(tmp_path):
     lines = [
         Line("", 0, "whole", measured={"score": 0.5}),
-        Line("prune(macs=0.4)", 7, "shape", {"width": 0, "macs": 2, "numbers": 0}, 1, {"latency_ms": 0.5}, seconds=1.5),
+        Line(
+            "prune(macs=0.4)", 7, "shape", {"student": 0, "cut": 2, "numbers": 0}, 1, {"latency_ms": 0.5}, seconds=1.5
+        ),
         Line("quantize", 0, "failed", reason="no “such” thing"),
     ]
     for line in lines:

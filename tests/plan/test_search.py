@@ -39,8 +39,8 @@ def counted(candidates: Sequence[Candidate], *_: Any, **__: Any) -> dict[str, La
 def small_space():
     """Two widths, no pruning, int8 or not: six trainings at most."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(space, "WIDTHS", (1.0, 0.5))
-        patch.setattr(space, "MACS", (1.0,))
+        patch.setattr(space, "STUDENTS", ("", "distill(scale=0.5)"))
+        patch.setattr(space, "CUTS", ("",))
         patch.setattr(search, "NUMBERS", ("", "quantize"))
         for room in (space, search, predict):
             patch.setattr(room, "RUNGS", (1 / 9, 1 / 3, 1.0))
@@ -110,7 +110,7 @@ def test_the_answer_is_measured_afresh_and_plain(found):
 
 
 def test_pruning_without_training_is_tried_once_and_told_in_the_table_of_sensitivity(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(space, "MACS", (1.0, 0.5))
+    monkeypatch.setattr(space, "CUTS", ("", "prune(macs=0.5)"))
     monkeypatch.setattr(propose, "ask", lambda *_: pytest.fail("sensitivity comes before proposals"))
     bench = search.begin(question(trained, tmp_path))
     lines = list(search.untuned(bench))
@@ -220,3 +220,12 @@ def test_what_a_search_begins_with_is_measured_without_a_prediction(found):
     assert trained_later
     rest = [line for line in found.lines if line.point and key_of(line.point) not in first and line.measured]
     assert answering.prediction_errors(found.lines)["n"] == len({key_of(line.point) for line in rest})
+
+
+def test_lines_of_another_space_are_left_alone(trained, tmp_path):
+    """The places in a point mean something else after the lists have changed."""
+    first = search.begin(question(trained, tmp_path))
+    record.add(tmp_path, replace(first.lines[0], steps="prune", point={"width": 1, "macs": 0, "numbers": 0}))
+    record.add(tmp_path, replace(first.lines[0], steps="share", point={"student": 0, "cut": 0, "numbers": 1}))
+    again = search.begin(question(trained, tmp_path))
+    assert {line.steps for line in again.lines} == {"", "share"}

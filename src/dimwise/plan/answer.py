@@ -285,7 +285,7 @@ def prediction_errors(lines: Sequence[Line]) -> dict[str, float | int]:
     The points with which a search begins are not predicted and do not count.
 
     Example:
-        >>> line = Line("a", 0, "shape", {"width": 1, "macs": 0, "numbers": 0}, -1, {"latency_ms": 1.1})
+        >>> line = Line("a", 0, "shape", {"student": 1, "cut": 0, "numbers": 0}, -1, {"latency_ms": 1.1})
         >>> import dataclasses
         >>> prediction_errors([dataclasses.replace(line, measured={"latency_ms": 1.0})])
         {'n': 1, 'latency': 0.1...}

@@ -205,6 +205,8 @@ def _fold_network(
         if not trained:
             return (ready if ready is not None else make_student(model, step.config, evidence)).eval(), None
         return fold.distill(model, step.config, evidence, student=ready)
+    if step.name == "qat" and not trained:
+        return model, None  # trained or not, the same shape comes back
     step = step if trained else untrained(step)
     made, report = fold.get(step.name)(model, step.config, evidence)
     if not isinstance(made, nn.Module):

@@ -26,6 +26,7 @@ ENOUGH = 6
 USUAL = {
     "": (1.0, 1.0),
     "quantize": (0.8, 0.28),
+    "qat quantize": (0.8, 0.28),
     "quantize(weights)": (1.0, 0.27),
     "quantize(int4)": (1.0, 0.15),
     "share(palette16)": (1.0, 0.15),

@@ -69,8 +69,8 @@ def ask(study: Any, space: Space) -> tuple[Any, dict[str, int]]:
         warnings.simplefilter("ignore")
         trial = study.ask()
         point = {
-            "width": trial.suggest_int("width", 0, len(space.widths) - 1),
-            "macs": trial.suggest_int("macs", 0, len(space.macs) - 1),
+            "student": trial.suggest_int("student", 0, len(space.students) - 1),
+            "cut": trial.suggest_int("cut", 0, len(space.cuts) - 1),
             "numbers": trial.suggest_int("numbers", 0, len(space.numbers) - 1),
         }
     return trial, point
@@ -89,7 +89,7 @@ def add(study: Any, space: Space, point: Point, values: Sequence[float], line: L
     import optuna
     from optuna.distributions import IntDistribution
 
-    sizes = {"width": len(space.widths), "macs": len(space.macs), "numbers": len(space.numbers)}
+    sizes = {"student": len(space.students), "cut": len(space.cuts), "numbers": len(space.numbers)}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         study.add_trial(

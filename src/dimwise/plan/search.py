@@ -24,7 +24,7 @@ from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened,
 from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.predict import Predictions, learn
 from dimwise.plan.record import Line
-from dimwise.plan.space import NUMBERS, RUNGS, Point, Space, key_of, space_of
+from dimwise.plan.space import NUMBERS, RUNGS, Point, Space, key_of, space_of, understood
 from dimwise.plan.worth import frontier, meets, meets_costs, worth
 
 N_ASKED = 6
@@ -147,7 +147,7 @@ def begin(question: Question) -> Bench:
     record.begin(question.folder, about)
     epoch_s = seconds_per_epoch(subject, evidence)
     full = full_epochs(question.base, evidence.train.epochs, question.time_s, epoch_s)
-    network_folds = ("distill", "prune") if subject.network is not None else ()
+    network_folds = tuple(full) if subject.network is not None else ()
     space = space_of(NUMBERS[1:], question.base, full, network_folds=network_folds)
     bench = Bench(question, space, original, weights, [], once, epoch_s)
     _catch_up(bench)
@@ -248,9 +248,11 @@ def untuned(bench: Bench) -> Iterator[Line]:
     """How sensitive the score is to pruning alone, without any training afterwards: cheap, and it may be enough."""
     evidence = bench.question.evidence
     known = {line.steps for line in bench.lines}
-    for macs in bench.space.macs[1:]:
-        (step,) = parse("prune", bench.space.base)
-        steps = (Step("prune", replace(step.config, macs=macs, epochs=0)),)
+    for cut in bench.space.cuts[1:]:
+        (step,) = parse(cut, bench.space.base)
+        if step.name != "prune":
+            continue
+        steps = (Step("prune", replace(step.config, epochs=0)),)
         text = write(steps, bench.space.base)
         if text not in known and bench.left_s > 0.7 * bench.question.time_s:
             yield _attempt(bench, Line(text, evidence.seed, "whole"), steps)
@@ -400,7 +402,8 @@ def _catch_up(bench: Bench) -> None:
     if bench.study is not None:
         with suppress(Exception):
             found += propose.lines_of(bench.study)
-    unique = {(line.steps, line.seed, line.state, line.rung): line for line in found if line.seed == seed}
+    found = [line for line in found if line.seed == seed and understood(line.point, bench.space)]
+    unique = {(line.steps, line.seed, line.state, line.rung): line for line in found}
     bench.lines[:] = list(unique.values())
 
 
