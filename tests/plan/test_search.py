@@ -17,7 +17,7 @@ from dimwise.errors import MissingExtra, RunError, UserError
 from dimwise.fold._steps import parse
 from dimwise.measure import Latency
 from dimwise.plan import answer as answering
-from dimwise.plan import predict, propose, record, search, space
+from dimwise.plan import on_target, predict, propose, record, search, space
 from dimwise.plan.answer import answer
 from dimwise.plan.apply import Subject, apply
 from dimwise.plan.budget import Budget, Target
@@ -229,3 +229,17 @@ def test_lines_of_another_space_are_left_alone(trained, tmp_path):
     record.add(tmp_path, replace(first.lines[0], steps="share", point={"student": 0, "cut": 0, "numbers": 1}))
     again = search.begin(question(trained, tmp_path))
     assert {line.steps for line in again.lines} == {"", "share"}
+
+
+def test_what_is_known_is_not_made_again_but_must_be_beaten(trained, tmp_path):
+    evidence = trained.evidence
+    made = apply(parse("quantize"), trained.subject, evidence, name="my int8")
+    made = on_target.opened(made, evidence.data, evidence.task, Target())
+    asked = question(trained, tmp_path, known=(made,))
+    (_, line) = search.begin(asked).lines
+    assert (line.steps, line.state, line.point) == ("my int8", "whole", {})
+    assert line.measured["score"] == made.valid_score
+    assert line.measured["latency_ms"] > 0
+    assert made.latency is None
+    assert [line.steps for line in search.begin(asked).lines] == ["", "my int8"]
+    assert "my int8" in {line.steps for line in frontier(search.begin(asked).lines)}

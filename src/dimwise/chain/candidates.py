@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
@@ -44,23 +44,34 @@ def make(
         made = apply(parse(text, base), subject, evidence, target=target, once=once, name=text or ORIGINAL)
         return opened(made, data, task, target)
 
+    known = []
     for text in ("", *recipe.fold.candidates):
-        yield tried(partial(candidate, text), text or ORIGINAL)
+        found = tried(partial(candidate, text), text or ORIGINAL)
+        yield found
+        if text and isinstance(found, Candidate):
+            known.append(found)
     if recipe.fold.time_s:
-        yield from searched(subject, evidence, recipe, target, run_dir)
+        yield from searched(subject, evidence, recipe, target, run_dir, known)
 
 
 def searched(
-    subject: Subject, evidence: Evidence, recipe: Recipe, target: Target, run_dir: Path
+    subject: Subject, evidence: Evidence, recipe: Recipe, target: Target, run_dir: Path, known: Sequence[Candidate] = ()
 ) -> Iterator[Candidate | Skipped]:
-    """The best of a search for the recipe's budget; one that cannot be begun costs itself, not the run.
+    """The best of a search for the recipe's budget, beyond what is known; one that cannot be begun costs itself alone.
 
     Raises:
         KeyboardInterrupt: when it was stopped; its lines are kept, and a resumed run goes on from them.
     """
     place = run_dir / "plan" / f"{target.runtime}-{target.threads}-{target.batch}"
     question = Question(
-        subject, evidence, recipe.budget, target, place, base=settings(recipe), time_s=recipe.fold.time_s
+        subject,
+        evidence,
+        recipe.budget,
+        target,
+        place,
+        base=settings(recipe),
+        time_s=recipe.fold.time_s,
+        known=tuple(known),
     )
     try:
         found = search(question)
@@ -69,9 +80,10 @@ def searched(
         return
     if found.ended == "interrupted":
         raise KeyboardInterrupt
-    for line in finalists(found)[:MOST_PLANNED]:
+    new = [line for line in finalists(found) if line.steps not in recipe.fold.candidates]
+    for line in new[:MOST_PLANNED]:
         made = reopened(found.bench, line, with_network=True)
-        if made is not None and line.steps not in recipe.fold.candidates:
+        if made is not None:
             yield made
 
 

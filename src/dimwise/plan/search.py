@@ -51,6 +51,8 @@ class Question:
     """The search ends when the frontier has not moved for this part of the time."""
     storage: str | None = None
     """URL of a database that several processes share; None: the folder's own journal."""
+    known: tuple[Candidate, ...] = ()
+    """Candidates that were made before, opened and scored: a search looks for what is better than these."""
 
 
 @dataclass
@@ -157,6 +159,10 @@ def begin(question: Question) -> Bench:
         if question.budget.memory_bytes:
             measure_memory([original], evidence.data, target)
         _put(bench, Line("", evidence.seed, "whole", measured=told(original), seconds=time.monotonic() - began))
+    for made in map(replace, question.known):  # copies: whoever made them measures them in turns of their own
+        if not any(line.steps == made.name and line.state == "whole" for line in bench.lines):
+            _measure(bench, made)
+            _put(bench, Line(made.name, evidence.seed, "whole", measured=told(made)))
     return bench
 
 
