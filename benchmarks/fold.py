@@ -1,11 +1,12 @@
 """Compositions of folds against each single tool's default: score, bytes and milliseconds on one runtime.
 
-    python benchmarks/fold.py [NETWORK ...] [--seeds 3] [--work runs/fold] [--limit-s SECONDS] [--quick]
+    python benchmarks/fold.py [NETWORK ...] [--seeds 3] [--work runs/fold] [--limit-s SECONDS] [--later WORD ...]
+                              [--quick]
 
 Each network is trained once a seed; its weights, every file that is made of it, and every score lie in the folder of
 work, so the measurement can be made in parts: with ``--limit-s`` no further part begins once so many seconds have
-passed, the record names those that are missing, and the same command goes on. Milliseconds are measured at the end of
-a network's seed, all files in turns.
+passed, and with ``--later`` parts whose names hold a word are left for another time; the record names those that are
+missing, and the same command goes on. Milliseconds are measured at the end of a network's seed, all files in turns.
 
 What is shown to be better is chosen on the validation split; scores are those of the test split.
 """
@@ -17,7 +18,7 @@ import dataclasses
 import statistics
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,7 +108,7 @@ def main() -> int:
     try:
         for name in names:
             for seed in range(1 if told.quick else told.seeds):
-                rows.setdefault(name, []).append(one_seed(name, seed, told.work, told.quick, limit))
+                rows.setdefault(name, []).append(one_seed(name, seed, told.work, told.quick, limit, told.later))
     except OutOfTime as stop:
         print(f"stopped before {stop}; the same command goes on there")
         return 0
@@ -130,7 +131,7 @@ class Limit:
         return 0 < self.limit_s < time.monotonic() - self.started
 
 
-def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit) -> dict[str, Any]:
+def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit, later: Sequence[str] = ()) -> dict[str, Any]:
     """All files of one trained network: bytes, scores and, measured in turns, milliseconds."""
     network = NETWORKS[name]
     settings = [*network.settings, f"train.seed={seed}"]
@@ -166,7 +167,8 @@ def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit) -> dic
         makers[tool] = lambda make=make: make(model, looks)
     parts, missing = {}, []
     for part, maker in makers.items():
-        if limit.reached():
+        made_before = (folder / f"{_slug(part)}.json").is_file()
+        if not made_before and (limit.reached() or any(word in part for word in later)):
             missing.append(part)
             continue
         parts[part] = kept(folder, _slug(part), {"settings": settings, "part": part}, partial(made, maker, looks))
@@ -364,6 +366,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("runs/fold"))
     parser.add_argument("--limit-s", type=float, default=0.0)
+    parser.add_argument("--later", nargs="+", default=[], metavar="WORD")
     parser.add_argument("--quick", action="store_true")
     return parser
 
