@@ -18,7 +18,6 @@ NAMES = (
     "memory",
     "cifar10",
     "distill",
-    "latency_table",
     "int8",
     "planner",
     "fold",

@@ -22,7 +22,6 @@ ORDER = (
     "int8",
     "planner_digits",
     "planner_fashion",
-    "latency_table",
     "fold_fashion_small_cnn",
     "fold_cifar10_resnet20",
     "fold_cifar10_resnet56",

@@ -42,7 +42,7 @@ def small_space():
         patch.setattr(space, "STUDENTS", ("", "distill(scale=0.5)"))
         patch.setattr(space, "CUTS", ("",))
         patch.setattr(search, "NUMBERS", ("", "quantize"))
-        for room in (space, search, predict):
+        for room in (space, search, predict, answering):
             patch.setattr(room, "RUNGS", (1 / 9, 1 / 3, 1.0))
         patch.setattr(search, "latencies", counted)
         yield
@@ -110,7 +110,7 @@ def test_the_answer_is_measured_afresh_and_plain(found):
 
 
 def test_pruning_without_training_is_tried_once_and_told_in_the_table_of_sensitivity(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(space, "CUTS", ("", "prune(macs=0.5)"))
+    monkeypatch.setattr(space, "CUTS", ("", "prune(macs=0.6)"))
     monkeypatch.setattr(propose, "ask", lambda *_: pytest.fail("sensitivity comes before proposals"))
     bench = search.begin(question(trained, tmp_path))
     lines = list(search.untuned(bench))

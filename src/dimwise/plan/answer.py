@@ -7,6 +7,7 @@ told apart from noise is a tie. Money is plain arithmetic: time saved per millio
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from dimwise.plan.keep import keep
 from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, score_on, servable
 from dimwise.plan.record import Line
 from dimwise.plan.search import Bench, Found
-from dimwise.plan.space import key_of
+from dimwise.plan.space import RUNGS, key_of
 from dimwise.plan.worth import frontier, meets
 from dimwise.recipe import as_dict
 from dimwise.ship.layer_table import Side, layers
@@ -336,14 +337,18 @@ def layer_times(bench: Bench, *, runs: int = 30) -> list[dict[str, Any]]:
     return sorted(told, key=lambda row: -row["ms"])
 
 
+ALONE = re.compile(r"\w+(\([^()]*\))?")
+"""A composition of one step."""
+
+
 def alone(lines: Sequence[Line], bench: Bench) -> list[dict[str, Any]]:
     """The table of sensitivity: what each fold does alone, without training where it would need some."""
     first = bench.first()
+    single = [line for line in lines if line.state != "failed" and ALONE.fullmatch(line.steps) and line.measured]
     rows = []
-    for line in lines:
-        single = line.steps and " " not in line.steps and (line.state == "whole" or "latency_ms" in line.measured)
-        if not single or line.rung not in (-1, 2):
-            continue
+    for line in {line.steps: line for line in single if line.rung in (-1, len(RUNGS) - 1)}.values():
+        if line.state == "shape" and line.steps.startswith("prune"):
+            continue  # it is there with its score, as it was cut
         told = line.measured
         rows.append(
             {
