@@ -76,15 +76,15 @@ class Network:
     recipe: str
     settings: tuple[str, ...] = ()
     ways: tuple[str, ...] = CNN
-    epochs: int = 5
-    """Of fine-tuning, for us and for the peers."""
+    epochs: tuple[int, int] = (5, 5)
+    """Of fine-tuning at half and at a quarter of the operations, for us and for the peers."""
     tools: tuple[str, ...] = ("onnxruntime", "nncf", "torch-pruning", "plain KD")
 
 
 NETWORKS = {
     "fashion-small_cnn": Network("fashion"),
     "cifar10-resnet20": Network("cifar10"),
-    "cifar10-resnet56": Network("cifar10", ("model.name=resnet56",), DEEP),
+    "cifar10-resnet56": Network("cifar10", ("model.name=resnet56",), DEEP, epochs=(5, 15)),
     "cifar10-mobilenetv2": Network("cifar10", ("model.name=mobilenetv2", "model.width=0.5")),
     "sst2-lstm": Network("sst2", (), TEXT, tools=("onnxruntime", "nncf", "plain KD")),
     "sst2-transformer": Network("sst2-transformer", (), TEXT, tools=("onnxruntime", "nncf", "plain KD")),
@@ -137,7 +137,7 @@ def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit, later:
     settings = [*network.settings, f"train.seed={seed}"]
     if quick:
         settings += ["train.epochs=1", "data.train_limit=600", "train.precision='fp32'", "train.layout='contiguous'"]
-        network = dataclasses.replace(network, ways=network.ways[:3], epochs=1)
+        network = dataclasses.replace(network, ways=network.ways[:3], epochs=(1, 1))
     recipe = chain.load(network.recipe, settings)
     data = load_data(recipe.data, data_dir())
     looks = fold.evidence(data, train=recipe.train, augment=recipe.augment, progress=Terminal())
@@ -203,7 +203,8 @@ def peers(network: Network) -> dict[str, Callable[[nn.Module, Evidence], bytes]]
         "onnxruntime": {"onnxruntime quantize_static": onnxruntime_static},
         "nncf": {"nncf quantize": nncf_quantize},
         "torch-pruning": {
-            f"torch-pruning {share:.0%} MACs": torch_pruning(share, network.epochs) for share in (0.5, 0.25)
+            f"torch-pruning {share:.0%} MACs": torch_pruning(share, epochs)
+            for share, epochs in zip((0.5, 0.25), network.epochs, strict=True)
         },
         "plain KD": {"plain KD, half width": plain_distillation(0.5, 0)},
     }
