@@ -59,8 +59,8 @@ CNN = (
 )
 DEEP = (
     "quantize(int8)",
-    "distill(depth=0.45, scale=1.0, inherit=true, epochs=40) quantize(int8)",
-    "distill(depth=0.45, scale=1.0, inherit=true, epochs=40) quantize(int8) share(palette16)",
+    "distill(depth=0.45, scale=1.0, inherit=true, epochs=60) quantize(int8)",
+    "distill(depth=0.45, scale=1.0, inherit=true, epochs=60) quantize(int8) share(palette16)",
     "prune(params=0.23, allocation=latency, epochs=20) quantize(int8)",
     "prune(macs=0.25, allocation=latency, epochs=15)",
     "prune(macs=0.25, allocation=latency, epochs=15) quantize(int8)",
