@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from dimwise.fold._channels import Channels
 from dimwise.fold._evidence import Evidence
+from dimwise.fold._tune import grown
 from dimwise.seeds import derive
 from dimwise.tasks import Task
 from dimwise.train.fit import fit
@@ -32,7 +33,7 @@ def sparse_training(model: nn.Module, channels: Channels, config: PruneConfig, e
     n_steps = config.sparse_epochs * max(1, len(evidence.data.train) // settings.batch_size)
     step = penalising_step(model, channels, config.sparse_weight, n_steps)
     return fit(
-        model, evidence.data, evidence.task, settings, step=step, augment=evidence.augment, progress=evidence.progress
+        model, evidence.data, evidence.task, settings, step=step, augment=grown(evidence), progress=evidence.progress
     ).model
 
 

@@ -9,6 +9,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
+from dimwise.data.augment import AugmentConfig
 from dimwise.errors import DataError
 from dimwise.fold._evidence import Evidence
 from dimwise.fold.distill import KINDS, DistillConfig, teaching_step
@@ -54,8 +55,17 @@ def recover(
     step = teaching_step(deepcopy(original), DistillConfig(), kind) if taught else plain_step
     step = step if around is None else around(step)
     return fit(
-        small, evidence.data, evidence.task, settings, step=step, augment=evidence.augment, progress=evidence.progress
+        small, evidence.data, evidence.task, settings, step=step, augment=grown(evidence), progress=evidence.progress
     ).model
+
+
+def grown(evidence: Evidence) -> AugmentConfig | None:
+    """The augmentation of the original's training with images at their full size from the start.
+
+    Small images are for what has everything to learn; in a network that is trained they move the statistics of its
+    norms to where they must come back from.
+    """
+    return None if evidence.augment is None else dataclasses.replace(evidence.augment, grow_from=1.0)
 
 
 def training_batches(evidence: Evidence, n_batches: int, *, fold: str, need: str) -> Iterator[tuple[Tensor, Tensor]]:

@@ -23,7 +23,8 @@ cost less than half a point; below a quarter, distil a narrow network instead.
 
 Pitfalls: MACs are not milliseconds: measure. Kernels work in blocks of channels (``round_to``): a layer of 24 can take
 longer than one of 32.
-Without fine-tuning scores collapse. Statistics over channels (LayerNorm, GroupNorm) change when channels leave, so such
+Without fine-tuning scores collapse; deep networks trained with SGD at a large rate want it gentler (``lr_frac`` = 0.1).
+Statistics over channels (LayerNorm, GroupNorm) change when channels leave, so such
 groups, a Transformer's residual stream among them, stay whole unless the target needs them (``norms``); attention
 heads and hidden units leave first. Heads leave whole; an LSTM's unit leaves in all layers and directions, as a module
 has one hidden size. Sizes written into a forward pass (``view(b, t, heads, width)``, ``view(-1, 1600)``, zeros for a
