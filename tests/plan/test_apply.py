@@ -126,3 +126,18 @@ def test_a_shape_after_qat_is_the_shape_without_it(trained):
         for text in ("quantize", "qat quantize")
     ]
     assert len(shapes[0]) == len(shapes[1])
+
+
+def test_a_graph_that_many_folds_begin_with_is_scored_once(trained, monkeypatch):
+    scored = []
+
+    def counting(proto: Any, *_: Any) -> float:
+        scored.append(proto.SerializeToString())
+        return 0.5
+
+    monkeypatch.setattr(module, "score_of", counting)
+    once = Once()
+    for text in ("quantize", "quantize(weights)", "share(bits=4)"):
+        apply(parse(text), trained.subject, trained.evidence, once=once)
+    assert len(scored) == len(set(scored))
+    assert len(scored) >= 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -243,3 +244,11 @@ def test_what_is_known_is_not_made_again_but_must_be_beaten(trained, tmp_path):
     assert made.latency is None
     assert [line.steps for line in search.begin(asked).lines] == ["", "my int8"]
     assert "my int8" in {line.steps for line in frontier(search.begin(asked).lines)}
+
+
+def test_processes_that_share_a_storage_begin_in_different_orders(found):
+    alone = search.first_points(found.bench.space, None)
+    orders = [search.first_points(found.bench.space, random.Random(pid)) for pid in range(8)]
+    assert len({tuple(map(key_of, order)) for order in orders}) > 1
+    assert all(sorted(map(key_of, order)) == sorted(map(key_of, alone)) for order in orders)
+    assert alone == [*found.bench.space.smallest(), *found.bench.space.listed()]

@@ -6,6 +6,7 @@ folded once. The trained network is never changed.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -133,7 +134,7 @@ def apply(
     for n in range(1, len(on_graph) + 1):
         key = ("graph", trained, evidence.seed, write(on_network), write(on_graph[:n]), target)
         before, step = made, on_graph[n - 1]
-        made = once(key, partial(_fold_graph, step, before, evidence, target, trained))
+        made = once(key, partial(_fold_graph, step, before, evidence, target, trained, once))
     return replace(made, name=name or write(steps) or ORIGINAL)
 
 
@@ -235,11 +236,15 @@ def _export(
     return Candidate(write(steps) or ORIGINAL, proto, profile.params, profile.macs, told, model)
 
 
-def _fold_graph(step: Step, base: Candidate, evidence: Evidence, target: Target, trained: bool) -> Candidate:
+def _fold_graph(
+    step: Step, base: Candidate, evidence: Evidence, target: Target, trained: bool, once: Once
+) -> Candidate:
     """One fold of an exported graph, scored by the serving runtime and costed by bytes."""
 
-    def score(proto: Any) -> float:
-        return score_of(proto, evidence.data.valid, evidence.task, target)
+    def score(proto: Any) -> float:  # many folds begin with the same graph
+        key = ("score", evidence.seed, target, hashlib.sha256(proto.SerializeToString()).digest())
+        found: float = once(key, lambda: score_of(proto, evidence.data.valid, evidence.task, target))
+        return found
 
     def cost(proto: Any) -> dict[str, float]:
         return {"params": base.params, "macs": base.macs, "size_bytes": len(proto.SerializeToString())}

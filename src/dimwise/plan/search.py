@@ -7,6 +7,8 @@ at first, longer when it is still worth the time. Every prediction is corrected 
 
 from __future__ import annotations
 
+import os
+import random
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -174,7 +176,11 @@ def study_name(bench: Bench) -> str:
 
 def moves(bench: Bench) -> Iterator[Line]:
     """One candidate after the other, each the one that promises most; ends when nothing promises anything."""
-    for point in (*bench.space.smallest(), *bench.space.listed()):
+    # Processes that begin together go different ways, or each would do what all do.
+    draw = random.Random(os.getpid()) if bench.question.storage else None
+    for point in first_points(bench.space, draw):
+        if draw is not None:
+            _catch_up(bench)
         if (line := look(bench, point)) is not None:
             yield line
     if not _possible(bench):
@@ -191,8 +197,16 @@ def moves(bench: Bench) -> Iterator[Line]:
             continue
         if not waiting:
             return
-        _, point, rung = waiting[0]
+        _, point, rung = waiting[0] if draw is None else draw.choice(waiting[:WAITING])
         yield train(bench, point, rung, guesses)
+
+
+def first_points(space: Space, draw: random.Random | None) -> list[dict[str, int]]:
+    """The points with which a search begins, in another order for each ``draw``."""
+    points = [*space.smallest(), *space.listed()]
+    if draw is not None:
+        draw.shuffle(points)
+    return points
 
 
 def look(bench: Bench, point: Point, guesses: Predictions | None = None) -> Line | None:
