@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from dimwise import cli
-from dimwise.plan import answer, replay, search, space
+from dimwise.plan import answer, bench, replay, space
 
 TINY = [
     *("--set", "model.name=mlp", "--set", "model.width=0.5", "--set", "train.precision=fp32"),
@@ -56,7 +56,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(space, "STUDENTS", ("", "distill(scale=0.5)"))
     monkeypatch.setattr(space, "CUTS", ("",))
-    monkeypatch.setattr(search, "NUMBERS", ("", "quantize"))
+    monkeypatch.setattr(bench, "NUMBERS", ("", "quantize"))
     for module in (answer, replay):  # a process for each model would take most of the time
         monkeypatch.setattr(module, "measure_memory", lambda *_: None)
 

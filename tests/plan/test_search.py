@@ -18,12 +18,14 @@ from dimwise.errors import MissingExtra, RunError, UserError
 from dimwise.fold._steps import parse
 from dimwise.measure import Latency
 from dimwise.plan import answer as answering
-from dimwise.plan import on_target, predict, propose, record, search, space
+from dimwise.plan import bench as bench_room
+from dimwise.plan import on_target, predict, promise, propose, record, search, space
 from dimwise.plan.answer import answer
 from dimwise.plan.apply import Subject, apply
+from dimwise.plan.bench import Question
 from dimwise.plan.budget import Budget, Target
 from dimwise.plan.on_target import Candidate
-from dimwise.plan.search import Found, Question
+from dimwise.plan.search import Found
 from dimwise.plan.space import key_of
 from dimwise.plan.worth import frontier
 
@@ -42,10 +44,10 @@ def small_space():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(space, "STUDENTS", ("", "distill(scale=0.5)"))
         patch.setattr(space, "CUTS", ("",))
-        patch.setattr(search, "NUMBERS", ("", "quantize"))
-        for room in (space, search, predict, answering):
+        patch.setattr(bench_room, "NUMBERS", ("", "quantize"))
+        for room in (space, promise, bench_room, predict, answering):
             patch.setattr(room, "RUNGS", (1 / 9, 1 / 3, 1.0))
-        patch.setattr(search, "latencies", counted)
+        patch.setattr(bench_room, "latencies", counted)
         yield
 
 
@@ -89,7 +91,7 @@ def test_the_frontiers_artifacts_are_kept_and_proven(found):
 
 def test_it_ends_when_nothing_promises_more_and_goes_on_from_its_lines(found, trained, monkeypatch):
     assert found.ended == "exhausted"
-    monkeypatch.setattr(search, "_make", lambda *_, **__: pytest.fail("nothing was left to make"))
+    monkeypatch.setattr(bench_room, "_make", lambda *_, **__: pytest.fail("nothing was left to make"))
     again = search.search(question(trained, found.bench.question.folder))
     assert again.ended == "exhausted"
     assert {line.steps for line in again.lines} == {line.steps for line in found.lines}
@@ -113,12 +115,12 @@ def test_the_answer_is_measured_afresh_and_plain(found):
 def test_pruning_without_training_is_tried_once_and_told_in_the_table_of_sensitivity(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(space, "CUTS", ("", "prune(macs=0.6)"))
     monkeypatch.setattr(propose, "ask", lambda *_: pytest.fail("sensitivity comes before proposals"))
-    bench = search.begin(question(trained, tmp_path))
-    lines = list(search.untuned(bench))
+    bench = bench_room.begin(question(trained, tmp_path))
+    lines = list(bench_room.untuned(bench))
     assert [(line.state, "epochs=0" in line.steps, line.point) for line in lines] == [("whole", True, {})]
     (row,) = answering.alone(bench.lines, bench)
     assert row["drop"] == bench.first().measured["score"] - lines[0].measured["score"]
-    assert list(search.untuned(bench)) == []
+    assert list(bench_room.untuned(bench)) == []
 
 
 def test_after_a_restart_candidates_come_from_their_artifacts(found):
@@ -150,7 +152,7 @@ def test_where_nothing_is_better_the_original_is_kept(found):
 
 
 def test_ctrl_c_ends_it_with_what_was_found(trained, tmp_path, monkeypatch):
-    real, calls = search._make, []
+    real, calls = bench_room._make, []
 
     def stop(*told: Any, **more: Any) -> Any:
         calls.append(1)
@@ -158,7 +160,7 @@ def test_ctrl_c_ends_it_with_what_was_found(trained, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*told, **more)
 
-    monkeypatch.setattr(search, "_make", stop)
+    monkeypatch.setattr(bench_room, "_make", stop)
     found = search.search(question(trained, tmp_path))
     assert (found.ended, len(found.lines)) == ("interrupted", 3)
     assert len(record.read(tmp_path)) == 3
@@ -196,13 +198,13 @@ def test_another_network_is_refused(trained, found, tmp_path):
     other = replace(trained.subject, network=copy.deepcopy(trained.subject.network))
     next(other.network.parameters()).data.add_(1)
     with pytest.raises(RunError, match="is a search about weights"):
-        search.begin(replace(found.bench.question, subject=other))
+        bench_room.begin(replace(found.bench.question, subject=other))
 
 
 def test_while_nothing_meets_the_budget_no_prediction_ends_the_search(trained, tmp_path, monkeypatch):
     """Every shape within the limits is trained, however little is promised, before the answer is no."""
-    monkeypatch.setattr(search, "worth", lambda *_, **__: 0.0)
-    monkeypatch.setattr(search, "meets", lambda *_: False)
+    monkeypatch.setattr(promise, "worth", lambda *_, **__: 0.0)
+    monkeypatch.setattr(promise, "meets", lambda *_: False)
     asked = question(trained, tmp_path, budget=Budget(drop=0.0, size_bytes=15_000))
     found = search.search(asked)
     within = [line for line in found.lines if line.state == "shape" and line.measured["size_bytes"] <= 15_000]
@@ -225,10 +227,10 @@ def test_what_a_search_begins_with_is_measured_without_a_prediction(found):
 
 def test_lines_of_another_space_are_left_alone(trained, tmp_path):
     """The places in a point mean something else after the lists have changed."""
-    first = search.begin(question(trained, tmp_path))
+    first = bench_room.begin(question(trained, tmp_path))
     record.add(tmp_path, replace(first.lines[0], steps="prune", point={"width": 1, "macs": 0, "numbers": 0}))
     record.add(tmp_path, replace(first.lines[0], steps="share", point={"student": 0, "cut": 0, "numbers": 1}))
-    again = search.begin(question(trained, tmp_path))
+    again = bench_room.begin(question(trained, tmp_path))
     assert {line.steps for line in again.lines} == {"", "share"}
 
 
@@ -237,13 +239,13 @@ def test_what_is_known_is_not_made_again_but_must_be_beaten(trained, tmp_path):
     made = apply(parse("quantize"), trained.subject, evidence, name="my int8")
     made = on_target.opened(made, evidence.data, evidence.task, Target())
     asked = question(trained, tmp_path, known=(made,))
-    (_, line) = search.begin(asked).lines
+    (_, line) = bench_room.begin(asked).lines
     assert (line.steps, line.state, line.point) == ("my int8", "whole", {})
     assert line.measured["score"] == made.valid_score
     assert line.measured["latency_ms"] > 0
     assert made.latency is None
-    assert [line.steps for line in search.begin(asked).lines] == ["", "my int8"]
-    assert "my int8" in {line.steps for line in frontier(search.begin(asked).lines)}
+    assert [line.steps for line in bench_room.begin(asked).lines] == ["", "my int8"]
+    assert "my int8" in {line.steps for line in frontier(bench_room.begin(asked).lines)}
 
 
 def test_processes_that_share_a_storage_begin_in_different_orders(found):

@@ -19,9 +19,10 @@ from dimwise.fold._steps import parse
 from dimwise.models.init import he_init_
 from dimwise.plan.answer import finalists, reopened
 from dimwise.plan.apply import ORIGINAL, Once, Skipped, Subject, apply, tried
+from dimwise.plan.bench import Question
 from dimwise.plan.budget import Target
 from dimwise.plan.on_target import Candidate, opened
-from dimwise.plan.search import Question, search
+from dimwise.plan.search import search
 from dimwise.progress import Progress
 from dimwise.seeds import derive
 from dimwise.tasks import Task

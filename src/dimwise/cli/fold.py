@@ -69,7 +69,7 @@ def fold(
     from dimwise import chain
     from dimwise.chain.subject import open_subject
     from dimwise.plan import budget as budgets
-    from dimwise.plan.search import Question
+    from dimwise.plan.bench import Question
     from dimwise.progress import SILENT, Terminal
 
     limits, target = budgets.parse(budget)

@@ -18,11 +18,12 @@ from dimwise.errors import BudgetError
 from dimwise.fold._steps import parse
 from dimwise.plan import budget as budgets
 from dimwise.plan.apply import ORIGINAL, apply, tried
+from dimwise.plan.bench import Bench
 from dimwise.plan.choose import choose
 from dimwise.plan.keep import keep
 from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, score_on, servable
 from dimwise.plan.record import Line
-from dimwise.plan.search import Bench, Found
+from dimwise.plan.search import Found
 from dimwise.plan.space import RUNGS, key_of
 from dimwise.plan.worth import frontier, meets
 from dimwise.recipe import as_dict

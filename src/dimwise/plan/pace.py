@@ -12,10 +12,8 @@ import torch
 from dimwise.fold import Evidence
 from dimwise.fold._steps import parse
 from dimwise.plan.apply import Subject
+from dimwise.plan.space import training_folds
 from dimwise.train.optimizer import optimizer
-
-TRAINED = ("distill", "prune", "separable", "lowrank", "qat")
-"""Folds of a network that train, in the order in which a search prefers them."""
 
 
 def seconds_per_epoch(subject: Subject, evidence: Evidence, *, n_steps: int = 3) -> float:
@@ -51,13 +49,13 @@ def full_epochs(base: Mapping[str, Any], trained_epochs: int, time_s: float, epo
 
     Example:
         >>> full_epochs({}, 60, time_s=1200, epoch_s=1.0)
-        {'distill': 60, 'prune': 15, 'separable': 15, 'lowrank': 15, 'qat': 15}
+        {'distill': 60, 'separable': 15, 'prune': 15, 'lowrank': 15, 'qat': 15}
         >>> full_epochs({}, 60, time_s=100, epoch_s=1.0)["distill"]
         10
     """
     most = max(1, int(0.1 * time_s / max(epoch_s, 1e-6)))
     found = {}
-    for name in TRAINED:
+    for name in training_folds():
         full = getattr(base.get(name), "epochs", 0) or parse(name)[0].config.epochs or trained_epochs
         found[name] = min(full if name == "distill" else max(full, trained_epochs // 4), most)
     return found

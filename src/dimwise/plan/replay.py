@@ -8,10 +8,10 @@ from typing import Any
 from dimwise.errors import DimwiseError, ModelError, UserError, first_line
 from dimwise.fold._steps import parse, write
 from dimwise.plan.apply import apply
+from dimwise.plan.bench import Question, begin
 from dimwise.plan.keep import keep, parity_of
 from dimwise.plan.on_target import latencies, measure_memory, opened, score_on, told
 from dimwise.plan.record import Line, add
-from dimwise.plan.search import Question, begin
 from dimwise.recipe import as_dict
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from dimwise.fold import GRAPH_FOLDS
@@ -50,12 +51,14 @@ NUMBERS = (
 )
 """What is done to its numbers; what fails on the subject itself is not tried again."""
 FIRST = (
-    "distill(scale=0.5)",
-    "prune(macs=0.5)",
-    "prune(macs=0.5, allocation=latency)",
-    "distill(depth=0.5, scale=1.0)",
+    ("distill(scale=0.5)", "", ""),
+    ("distill(scale=0.5)", "", "quantize"),
+    ("", "prune(macs=0.5)", ""),
+    ("", "prune(macs=0.5)", "quantize"),
+    ("", "prune(macs=0.5, allocation=latency)", ""),
+    ("distill(depth=0.5, scale=1.0)", "", ""),
 )
-"""Tried before anything is proposed; the first two with int8 on top as well."""
+"""Student, cut and numbers of what is tried before anything is proposed, after each way to write numbers."""
 RUNGS = (1 / 9, 1 / 3, 1.0, 3.0)
 """Lengths of training over the full one, in thirds as in successive halving (Jamieson, Talwalkar 2016). What is smaller
 than the original may need more than the original got: the last is for what no other gets to the budget."""
@@ -98,35 +101,44 @@ class Space:
         if len(alone) == 1:  # else no channel is left to leave the least student
             alone = [{"student": 0, "cut": c, "numbers": 0} for c in range(len(self.cuts))]
         least = min(alone, key=self.operations)
-        return [{**least, "numbers": n} for n in range(len(self.numbers)) if not self._trains(self.numbers[n])]
+        untrained = [
+            n for n, text in enumerate(self.numbers) if all(s.name not in self.epochs for s in self._read[text])
+        ]
+        return [{**least, "numbers": n} for n in untrained]
 
     def listed(self) -> list[dict[str, int]]:
-        """The points that are tried first: each fold alone, at the middle, and with int8 on top."""
-        found = [{"student": 0, "cut": 0, "numbers": n} for n in range(1, len(self.numbers))]
-        for text in FIRST:
-            for n in range(min(2, len(self.numbers)) if text in FIRST[:2] else 1):
-                if text in self.students:
-                    found.append({"student": self.students.index(text), "cut": 0, "numbers": n})
-                if text in self.cuts:
-                    found.append({"student": 0, "cut": self.cuts.index(text), "numbers": n})
-        return found
+        """The points that are tried first: each way to write numbers alone, then :data:`FIRST`."""
+        alone = [{"student": 0, "cut": 0, "numbers": n} for n in range(1, len(self.numbers))]
+        lists = self.students, self.cuts, self.numbers
+        there = [texts for texts in FIRST if all(text in known for text, known in zip(texts, lists, strict=True))]
+        return alone + [
+            {"student": self.students.index(s), "cut": self.cuts.index(c), "numbers": self.numbers.index(n)}
+            for s, c, n in there
+        ]
 
     def steps(self, point: Point, rung: int = -1) -> tuple[Step, ...]:
         """The composition of a point, trained as long as the rung says."""
-        texts = self.students[point["student"]], self.cuts[point["cut"]], self.numbers[point["numbers"]]
-        return in_order([self._long(step, rung) for text in texts for step in parse(text, self.base)])
+        return in_order([self._long(step, rung) for text in self._texts(point) for step in self._read[text]])
+
+    @cached_property
+    def _read(self) -> dict[str, tuple[Step, ...]]:
+        """Text -> its steps; a search asks for them thousands of times."""
+        return {text: parse(text, self.base) for text in {*self.students, *self.cuts, *self.numbers}}
+
+    def _texts(self, point: Point) -> tuple[str, str, str]:
+        return self.students[point["student"]], self.cuts[point["cut"]], self.numbers[point["numbers"]]
 
     def _long(self, step: Step, rung: int) -> Step:
         if step.name not in self.epochs:
             return step
-        return Step(step.name, replace(step.config, epochs=max(1, round(self.epochs[step.name] * RUNGS[rung]))))
+        return Step(step.name, replace(step.config, epochs=self._n_epochs(step, rung)))
 
-    def _trains(self, text: str) -> bool:
-        return any(step.name in self.epochs for step in parse(text, self.base))
+    def _n_epochs(self, step: Step, rung: int) -> int:
+        return max(1, round(self.epochs[step.name] * RUNGS[rung])) if step.name in self.epochs else 0
 
     def n_epochs(self, point: Point, rung: int) -> int:
         """Passes over the training data that a point costs at a rung; 0 when nothing is trained."""
-        return sum(getattr(step.config, "epochs", 0) for step in self.steps(point, rung))
+        return sum(self._n_epochs(step, rung) for text in self._texts(point) for step in self._read[text])
 
     def rungs(self, point: Point) -> tuple[int, ...]:
         """The rungs at which this point's training differs; the last one alone when nothing is trained."""
@@ -138,13 +150,16 @@ class Space:
 
     def operations(self, point: Point) -> float:
         """About the fraction of the multiply-accumulates that a point keeps."""
-        steps = parse(self.students[point["student"]]) + parse(self.cuts[point["cut"]])
-        return math.prod(map(_fraction, steps))
+        student, cut, _ = self._texts(point)
+        return self._kept(student) * self._kept(cut)
+
+    def _kept(self, text: str) -> float:
+        return math.prod(map(_fraction, self._read[text]))
 
     def features(self, point: Point, rung: int | None = None) -> list[float]:
         """Numbers a model can learn from: logarithms of the fractions, the kinds of folds one by one."""
-        student, cut = self.students[point["student"]], self.cuts[point["cut"]]
-        found = [math.log2(math.prod(map(_fraction, parse(text)))) for text in (student, cut)]
+        student, cut, _ = self._texts(point)
+        found = [math.log2(self._kept(text)) for text in (student, cut)]
         found += [float("depth" in student), float(student == "separable")]
         found += [float("latency" in cut), float("lowrank" in cut)]
         found += [float(point["numbers"] == n) for n in range(1, len(self.numbers))]
@@ -165,6 +180,17 @@ def _fraction(step: Step) -> float:
     if step.name == "separable":
         return SEPARABLE
     return float(step.config.macs)
+
+
+def training_folds() -> tuple[str, ...]:
+    """The folds of the lists that train, in the lists' order.
+
+    Example:
+        >>> training_folds()
+        ('distill', 'separable', 'prune', 'lowrank', 'qat')
+    """
+    steps = [step for text in (*STUDENTS, *CUTS, *NUMBERS) for step in parse(text)]
+    return tuple(dict.fromkeys(step.name for step in steps if hasattr(step.config, "epochs")))
 
 
 def space_of(
