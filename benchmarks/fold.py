@@ -64,9 +64,9 @@ DEEP = (
     "distill(depth=0.45, scale=1.0, inherit=true, epochs=60) quantize(int8)",
     "distill(depth=0.45, scale=1.0, inherit=true, epochs=60) quantize(int8) share(palette16)",
     "prune(params=0.23, allocation=latency, epochs=20) quantize(int8)",
-    "prune(macs=0.25, allocation=latency, epochs=15)",
-    "prune(macs=0.25, allocation=latency, epochs=15) quantize(int8)",
-    "prune(macs=0.25, allocation=latency, epochs=15) quantize(int8) share(palette16)",
+    "prune(macs=0.25, allocation=latency, epochs=60)",
+    "prune(macs=0.25, allocation=latency, epochs=60) quantize(int8)",
+    "prune(macs=0.25, allocation=latency, epochs=60) quantize(int8) share(palette16)",
     "prune(macs=0.5, allocation=latency)",
     "prune(macs=0.5, allocation=latency) quantize(int8)",
 )
@@ -90,7 +90,7 @@ class Network:
 NETWORKS = {
     "fashion-small_cnn": Network("fashion"),
     "cifar10-resnet20": Network("cifar10"),
-    "cifar10-resnet56": Network("cifar10", ("model.name=resnet56",), DEEP, epochs=(5, 15), combined=True),
+    "cifar10-resnet56": Network("cifar10", ("model.name=resnet56",), DEEP, epochs=(5, 60), combined=True),
     "cifar10-mobilenetv2": Network("cifar10", ("model.name=mobilenetv2", "model.width=0.5")),
     "sst2-lstm": Network("sst2", (), TEXT, tools=("onnxruntime", "nncf", "plain KD")),
     "sst2-transformer": Network("sst2-transformer", (), TEXT, tools=("onnxruntime", "nncf", "plain KD")),

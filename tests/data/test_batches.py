@@ -122,6 +122,16 @@ def test_augmentation_repeats_and_changes_with_the_epoch() -> None:
     assert not all(torch.equal(a[0], b[0]) for a, b in zip(first, other, strict=True))
 
 
+def test_epochs_that_cycle_repeat_whole() -> None:
+    x = torch.randn(20, 1, 6, 6, generator=torch.Generator().manual_seed(0))
+    batches = TensorBatches(x, torch.arange(20), 8, seed=0, augmentation=AugmentConfig(crop=2, cycle_epochs=3))
+    plain = TensorBatches(x, torch.arange(20), 8, seed=0, augmentation=AugmentConfig(crop=2))
+    for epoch, start in ((0, 0), (2, 1), (4, 0), (3, 2)):
+        for (a, b), (c, d) in zip(batches.epoch(epoch, start), plain.epoch(epoch % 3, start), strict=True):
+            torch.testing.assert_close((a, b), (c, d), rtol=0, atol=0)
+    assert not torch.equal(next(batches.epoch(0))[1], next(batches.epoch(1))[1])
+
+
 def test_prepare_is_applied_to_what_is_gathered() -> None:
     x = torch.arange(12, dtype=torch.uint8).view(6, 2)
     plain = TensorBatches(x.float() / 2, torch.arange(6), 4, seed=3)

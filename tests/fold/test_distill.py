@@ -14,14 +14,16 @@ from torch import nn
 from dimwise import fold, models
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError, RecipeError, UserError
+from dimwise.fold._teacher import network_teacher
 from dimwise.fold.distill import (
     DistillConfig,
+    by_asking,
     distill,
     distillation_loss,
     divergence,
     standardise,
     student,
-    teaching_step,
+    taught_by,
 )
 from dimwise.tasks import get
 from dimwise.train import TrainConfig, fit
@@ -298,11 +300,12 @@ def test_teacher_sees_the_students_batch_in_evaluation_mode(teacher):
     spy.register_forward_hook(lambda _, args, __: seen.append((args[0], spy.training, torch.is_grad_enabled())))
     x, y = torch.randn(4, 1, 8, 8), torch.zeros(4, dtype=torch.int64)
     net = nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
-    loss = teaching_step(spy.eval(), DistillConfig(), "classification")(net, x, y, CE)
+    lesson = by_asking(network_teacher(spy))
+    loss = taught_by(lesson, DistillConfig(), "classification")(net, x, y, CE)
     loss.backward()
     assert [(a is x, b, c) for a, b, c in seen] == [(True, False, False)]
     assert net[1].weight.grad is not None
-    alone = teaching_step(spy, DistillConfig(weight=0), "classification")(net, x, y, CE)
+    alone = taught_by(lesson, DistillConfig(weight=0), "classification")(net, x, y, CE)
     assert len(seen) == 1
     torch.testing.assert_close(alone, CE.loss(net(x), y))
 

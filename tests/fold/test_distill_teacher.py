@@ -14,7 +14,9 @@ from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError, UserError
 from dimwise.fold import DistillConfig, distill
 from dimwise.fold import _teacher as teachers
+from dimwise.fold._tune import recover
 from dimwise.fold.distill import _by_row as by_row
+from dimwise.fold.distill import lessons, taught_by
 from dimwise.ship import graph
 from dimwise.tasks import Task, get
 from dimwise.train import TrainConfig, fit
@@ -68,7 +70,7 @@ def test_what_is_asked_once_teaches_the_same(digits, network, weight, monkeypatc
 def test_the_batches_of_a_table_are_the_rows_they_should_be(digits, network):
     """Answers that no one could compute from the inputs: the student must have got them by their index."""
     evidence = fold.evidence(digits, train=PLAIN)
-    data, task = by_row(digits, evidence.task)
+    looks = by_row(evidence)
     seen = []
 
     def step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, told: Task) -> torch.Tensor:
@@ -79,7 +81,7 @@ def test_the_batches_of_a_table_are_the_rows_they_should_be(digits, network):
         seen.append(y)
         return told.loss(model(x), y)
 
-    fitted = fit(small(), data, task, dataclasses.replace(PLAIN, epochs=1), step=step)
+    fitted = fit(small(), looks.data, looks.task, dataclasses.replace(PLAIN, epochs=1), step=step)
     assert torch.equal(torch.cat(seen).sort().values, torch.arange(300))
     plain = fit(small(), digits, evidence.task, dataclasses.replace(PLAIN, epochs=1))
     assert fitted.history[-1]["valid_score"] == plain.history[-1]["valid_score"]
@@ -95,6 +97,47 @@ def test_augmented_inputs_are_asked_about_each_time(digits, network, augment):
     assert len(asked) >= 2 * 5
     assert not teachers.may_be_asked_once(augment)
     assert teachers.may_be_asked_once(AugmentConfig())
+
+
+@pytest.mark.parametrize("augment", [AugmentConfig(crop=1, cutout=2), AugmentConfig(flip=True, grow_from=0.5)])
+def test_views_that_come_back_are_asked_about_once(digits, augment):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
+    asked = []
+    network.register_forward_hook(lambda *_: asked.append(1))  # copies keep the hook
+    evidence = fold.evidence(digits, train=PLAIN, augment=augment)
+    made = {}
+    for cache in (True, False):
+        config = DistillConfig(epochs=6, views=2, cache=cache)
+        looks, lesson = lessons(network, teachers.network_teacher(network), config, evidence, 6)
+        repeating = dataclasses.replace(looks, augment=dataclasses.replace(augment, cycle_epochs=2))
+        asked.clear()
+        torch.manual_seed(1)
+        student = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+        step = taught_by(lesson, config, "classification")
+        settings = dataclasses.replace(PLAIN, epochs=6)
+        fit(student, looks.data, looks.task, settings, augment=repeating.augment, step=step)
+        made[cache] = (student.state_dict(), len(asked))
+    torch.testing.assert_close(made[True][0], made[False][0], rtol=1e-4, atol=1e-5)
+    n_sizes = 1 if augment.grow_from == 1 else 2  # each size of the images has views of its own
+    assert made[False][1] == 6 * 5
+    assert made[True][1] == min(n_sizes * 2, 6) * 5
+
+
+@pytest.mark.parametrize("augment", [AugmentConfig(mixup=0.2), AugmentConfig(cutmix=1.0)])
+def test_blended_inputs_have_no_row_of_their_own(digits, network, augment):
+    evidence = fold.evidence(digits, train=PLAIN, augment=augment)
+    looks, _ = lessons(network, teachers.network_teacher(network), DistillConfig(views=1), evidence, 6)
+    assert looks is evidence
+
+
+def test_fine_tuning_asks_the_teacher_once_where_nothing_changes(digits, network):
+    asked = []
+    handle = network.register_forward_hook(lambda *_: asked.append(1))
+    evidence = fold.evidence(digits, train=PLAIN)
+    recover(small(), network, evidence, fold="prune", epochs=3, lr_frac=0.5, teacher=True)
+    handle.remove()
+    assert len(asked) == 1
 
 
 def test_regression_and_multilabel_are_looked_up_too():

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import random
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -181,6 +183,66 @@ def test_two_that_search_together_see_each_others_lines(found, trained, tmp_path
     propose.add(study, found.bench.space, line.point, (0.1, 1.0, 10.0), line)
     other = propose.open_study(tmp_path, "shared", seed=1, storage=url)
     assert propose.lines_of(other) == [line]
+    propose.add(other, found.bench.space, line.point, None, replace(line, state="begun"))
+    assert [told.state for told in propose.lines_of(study)] == ["whole", "begun"]
+
+
+def test_what_another_process_is_at_is_left_to_it(found, trained, tmp_path):
+    """A living process keeps what it began; one that died, or that is done, does not."""
+    bench = bench_room.begin(question(trained, tmp_path))
+    shape = next(line for line in found.lines if line.state == "shape" and line.point)
+    record.add(tmp_path, shape)
+    begun = replace(shape, state="begun", rung=0, process=os.getppid())
+    states = {}
+    for name, lines in (
+        ("alone", []),
+        ("at it", [begun]),
+        ("done", [begun, replace(shape, state="whole", rung=0)]),
+        ("died", [replace(begun, rung=1, process=2**22 + 1)]),
+        ("mine", [replace(begun, rung=2, process=os.getpid())]),
+    ):
+        for line in lines:
+            record.add(tmp_path, line)
+        bench_room.catch_up(bench)
+        states[name] = (promise._next_rung(bench, shape.point), bench_room.others_at_it(bench))
+        assert key_of(shape.point) in bench_room.known_points(bench)
+    rungs = bench.space.rungs(shape.point)
+    assert states["alone"] == (rungs[0], False)
+    assert states["at it"] == (None, True)
+    assert states["done"] == states["died"] == states["mine"] == (rungs[1], False)
+
+
+def test_what_is_begun_elsewhere_counts_for_as_long_as_it_should_take():
+    begun = record.Line("prune", 0, "begun", seconds=50.0, process=1, host="elsewhere")
+    assert record.under_way(begun)
+    for age_s, still in ((200, True), (300, False)):
+        told = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(time.time() - age_s))
+        assert record.under_way(replace(begun, time=told)) == still
+    assert not record.under_way(replace(begun, time="yesterday"))
+    assert not record.under_way(replace(begun, state="whole"))
+
+
+def test_a_search_waits_for_what_another_process_is_at(trained, tmp_path, monkeypatch):
+    """The only thing left is being made elsewhere: the search ends when that is done, and knows it."""
+    asked = question(trained, tmp_path)
+    first = search.search(asked)
+    line = next(line for line in first.lines if line.state == "whole" and line.point and line.rung >= 0)
+    others = [other for other in first.lines if other != line]
+    (tmp_path / record.FILE).unlink()
+    (tmp_path / propose.JOURNAL).unlink()
+    for other in (*others, replace(line, state="begun", process=os.getppid())):
+        record.add(tmp_path, other)
+    waits = []
+
+    def wait(seconds: float) -> None:
+        waits.append(seconds)
+        record.add(tmp_path, line)
+
+    monkeypatch.setattr(search.time, "sleep", wait)
+    again = search.search(asked)
+    assert waits
+    assert line in again.lines
+    assert all(told.state != "begun" for told in again.lines)
 
 
 def test_a_storage_that_is_none_says_so(tmp_path):

@@ -35,6 +35,9 @@ class AugmentConfig:
     grow_from: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Side of the images in the first epochs, as a fraction of the full side; they grow to 1 (see ``grow.py``).
     Default: 1, full size from the start; 0.6 saves a third of the time of a network with a global pool."""
+    cycle_epochs: Annotated[int, Field(ge=0)] = 0
+    """Epochs after which the batches repeat: their order, shifts and all else that is drawn. Default: 0, never; what
+    was computed about a batch, such as a teacher's answers, then serves again."""
 
 
 def augment(inputs: Tensor, config: AugmentConfig, generator: torch.Generator) -> Tensor:

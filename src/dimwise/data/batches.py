@@ -115,6 +115,8 @@ class TensorBatches:
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """The batches of one epoch from number ``start`` on."""
+        if self._augmentation is not None and self._augmentation.cycle_epochs:
+            epoch %= self._augmentation.cycle_epochs
         if self._shuffle:
             generator = torch.Generator().manual_seed(derive(self._seed, "order", epoch))
             order = torch.randperm(len(self._targets), generator=generator)[: self._n_used]

@@ -91,7 +91,8 @@ def allocate(
         raise ModelError(
             f"pruning to {frac:.0%} of the {what} is out of reach",
             expected=f"at least {cost(kept_at(0)) / whole:.1%}, what is left with every group at its smallest",
-            next_step=f"Set a larger {'macs' if params is None else 'params'}, or smaller round_to and min_channels.",
+            next_step=f"Set a larger {'macs' if params is None else 'params'}, round_to below {config.round_to}, "
+            "or smaller min_channels.",
         )
     return _alive(channels, groups, _refill(kept_at(level), groups, ranks, fits=lambda kept: cost(kept) <= budget))
 

@@ -38,6 +38,8 @@ def network_teacher(model: nn.Module) -> Teacher:
         if place != [x.device]:
             model.to(x.device)
             place[:] = [x.device]
+            if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last) and not x.is_contiguous():
+                model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         with torch.no_grad():
             outputs: Tensor = model(x)
         return outputs

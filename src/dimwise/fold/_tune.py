@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 from dimwise.data.augment import AugmentConfig
 from dimwise.errors import DataError
 from dimwise.fold._evidence import Evidence
-from dimwise.fold.distill import KINDS, DistillConfig, teaching_step
+from dimwise.fold._teacher import network_teacher
+from dimwise.fold.distill import KINDS, DistillConfig, lessons, taught_by
 from dimwise.seeds import derive
 from dimwise.train.fit import fit
 from dimwise.train.loop import StepFunction, plain_step
@@ -51,11 +53,14 @@ def recover(
         evidence.train, epochs=epochs, lr=evidence.train.lr * lr_frac, seed=derive(evidence.seed, fold, "tune")
     )
     kind = evidence.data.task
-    taught = teacher and kind in KINDS
-    step = teaching_step(deepcopy(original), DistillConfig(), kind) if taught else plain_step
+    looks, step = dataclasses.replace(evidence, augment=grown(evidence)), cast(StepFunction, plain_step)
+    if teacher and kind in KINDS:
+        config, network = DistillConfig(), deepcopy(original)
+        looks, lesson = lessons(network, network_teacher(network), config, looks, epochs)
+        step = taught_by(lesson, config, kind)
     step = step if around is None else around(step)
     return fit(
-        small, evidence.data, evidence.task, settings, step=step, augment=grown(evidence), progress=evidence.progress
+        small, looks.data, looks.task, settings, step=step, augment=looks.augment, progress=evidence.progress
     ).model
 
 

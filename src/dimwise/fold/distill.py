@@ -15,7 +15,7 @@ Use when: a trained teacher exists and a network of another width, depth or fami
 recover. Gains most where the student is much smaller and labels are few.
 
 Cost: training the student, each step with one more forward pass of the teacher; without augmentation the teacher is
-asked once for each input. Nothing at inference.
+asked once for each input, with ``views`` once for each of so many augmented views. Nothing at inference.
 
 Pitfalls: a student far too small gains little (capacity gap). The teacher must see the very same augmented
 batch. Label smoothing in the teacher blurs what it has to teach. With standardised scores T works between 2 and
@@ -43,7 +43,7 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from dimwise.data.sets import Data, Split
+from dimwise.data.sets import Split
 from dimwise.errors import ModelError, UserError
 from dimwise.fold import _hints, _teacher
 from dimwise.fold._divergence import KINDS, check_kind, decoupled, divergence, standardise
@@ -98,6 +98,9 @@ class DistillConfig:
     """λ, weight of the hints beside the rest. Default: 1; their loss starts at about 1."""
     cache: bool = True
     """Ask the teacher once for each training input, where augmentation leaves them as they are. Default: on."""
+    views: Annotated[int, Field(ge=0)] = 8
+    """Augmented views of each input that the teacher is asked about: after so many epochs the batches repeat. 0: it is
+    asked about every batch of every epoch. Default: 8; more epochs then cost the student alone."""
     epochs: Annotated[int, Field(ge=0)] = 0
     """Passes over the training split; 0 takes those of the training. Default: 0."""
     student: Annotated[str, AfterValidator(lambda name: known(name) if name else name)] = ""
@@ -153,29 +156,43 @@ def distill(
         seed=derive(evidence.seed, "distill"),
         compile="no" if config.hints else evidence.train.compile,  # what is compiled is not looked into
     )
-    data, task, lesson = evidence.data, evidence.task, by_asking(ask)
-    if config.cache and config.weight > 0 and not config.hints and _teacher.may_be_asked_once(evidence.augment):
-        table = _teacher.answers(network if network is not None else model, evidence)
-        data, task = _by_row(data, task)
-        lesson = by_table(table)
+    looks, lesson = lessons(network if network is not None else model, ask, config, evidence, settings.epochs)
     with _with_hints(pupil, network, config, evidence, device) as (learner, features):
         step = taught_by(lesson, config, kind, features)
-        fit(learner, data, task, settings, augment=evidence.augment, step=step, progress=evidence.progress)
+        fit(learner, looks.data, looks.task, settings, augment=looks.augment, step=step, progress=evidence.progress)
     made = pupil.to(device).eval()
     layers, untouched = _compare(model, made, inherited=config.inherit and not config.student and student is None)
     report = compare("distill", config, evidence, model, made, layers=layers, untouched=untouched, started=started)
     return made, report
 
 
-def teaching_step(teacher: nn.Module, config: DistillConfig, kind: str) -> StepFunction:
-    """A training step whose loss asks the teacher about the very batch that the student sees.
+def lessons(
+    teacher: Any, ask: _teacher.Teacher, config: DistillConfig, evidence: Evidence, epochs: int
+) -> tuple[Evidence, Lesson]:
+    """What the student reads and where the teacher's answers come from: asked no more often than they change.
 
     Args:
-        teacher: put into evaluation mode, without gradients.
-        config: the loss; hints are left out.
-        kind: the task's name.
+        teacher: a network in evaluation mode, or an exported graph.
+        ask: how it is asked.
+        config: cache and views; the hints and a weight of 0 need the teacher's own pass, or none.
+        evidence: data, task and augmentation of the student's training.
+        epochs: of that training.
+
+    Returns:
+        (the evidence to train with: its targets may be row numbers and its epochs may repeat, the lesson).
+
+    Raises:
+        ModelError: when an answer that is kept is not finite.
     """
-    return taught_by(by_asking(_teacher.network_teacher(teacher)), config, kind)
+    if not config.cache or config.weight == 0 or config.hints:
+        return evidence, by_asking(ask)
+    augment = evidence.augment
+    if _teacher.may_be_asked_once(augment):
+        return _by_row(evidence), by_table(_teacher.answers(teacher, evidence))
+    if not 0 < config.views < epochs or augment is None or augment.mixup or augment.cutmix:
+        return evidence, by_asking(ask)
+    cycling = dataclasses.replace(evidence, augment=dataclasses.replace(augment, cycle_epochs=config.views))
+    return _by_row(cycling), by_memory(ask)
 
 
 def by_asking(ask: _teacher.Teacher) -> Lesson:
@@ -196,6 +213,24 @@ def by_table(table: Tensor) -> Lesson:
         if held[0].device != x.device:
             held[0] = held[0].to(x.device)
         return held[0].index_select(0, y), task.look_up(y), task.task
+
+    return lesson
+
+
+def by_memory(ask: _teacher.Teacher) -> Lesson:
+    """The teacher answers a batch once; the same rows in the same order come back with the same augmentation.
+
+    Args:
+        ask: the teacher.
+    """
+    known: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
+
+    def lesson(x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor, Task]:
+        assert isinstance(task, _teacher.ByIndex)
+        batch = (y.cpu().numpy().tobytes(), tuple(x.shape))  # images that grow are others
+        if batch not in known:
+            known[batch] = ask(x)
+        return known[batch], task.look_up(y), task.task
 
     return lesson
 
@@ -242,14 +277,19 @@ def _with_hints(
         yield learner, lambda: _hints.hint_loss(learner.regressors, seen_s, seen_t)
 
 
-def _by_row(data: Data, task: Task) -> tuple[Data, Task]:
+def _by_row(evidence: Evidence) -> Evidence:
     """The same data with row numbers as targets, and the task that knows what they stand for."""
+    data = evidence.data
     n_train, n_valid = len(data.train), len(data.valid)
     parts = [data.train.targets, data.valid.targets] if n_valid else [data.train.targets]
     rows = torch.arange(n_train + n_valid)
     train = Split(data.train.inputs, rows[:n_train])
     valid = Split(data.valid.inputs, rows[n_train:]) if n_valid else data.valid
-    return dataclasses.replace(data, train=train, valid=valid), _teacher.ByIndex(task, torch.cat(parts))
+    return dataclasses.replace(
+        evidence,
+        data=dataclasses.replace(data, train=train, valid=valid),
+        task=_teacher.ByIndex(evidence.task, torch.cat(parts)),
+    )
 
 
 def distillation_loss(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from os import getpid
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,10 @@ def _make(bench: Bench, point: Point, rung: int, guesses: Predictions | None, *,
             "score": 1 - guesses.loss(point, rung if whole else top).value,
         }
     line = Line(text, evidence.seed, "whole" if whole else "shape", dict(point), rung, predicted)
+    if whole:
+        _tell(
+            bench, replace(line, state="begun", predicted={}, seconds=expected_s(bench, point, rung), process=getpid())
+        )
     return _attempt(bench, line, steps)
 
 
@@ -192,6 +197,22 @@ def _measure(bench: Bench, made: Candidate) -> None:
         measure_memory([made], question.evidence.data, question.target)
 
 
+def expected_s(bench: Bench, point: Point, rung: int) -> float:
+    """Seconds that making a point takes: what its epochs cost, corrected by those that were made."""
+    pace = [
+        line.seconds / max(_plain_s(bench, line.point, line.rung), 1e-3)
+        for line in bench.lines
+        if line.state == "whole" and line.point and bench.space.n_epochs(line.point, line.rung)
+    ]
+    factor = sorted(pace)[len(pace) // 2] if pace else 1.0
+    return 1.0 + factor * _plain_s(bench, point, rung)
+
+
+def _plain_s(bench: Bench, point: Point, rung: int) -> float:
+    passes = bench.space.n_epochs(point, rung)
+    return 1.0 + passes * bench.epoch_s * (0.5 + 0.5 * bench.space.operations(point))
+
+
 def known_points(bench: Bench) -> set[tuple[int, int, int]]:
     """Points that need not be built: those that were, and other numbers of a network that cannot be made."""
     known = {key_of(line.point) for line in bench.lines if line.point}
@@ -208,13 +229,21 @@ def _alone(bench: Bench, line: Line) -> bool:
 
 
 def _put(bench: Bench, line: Line) -> None:
-    record.add(bench.question.folder, line)
     bench.lines.append(line)
-    if bench.study is not None and line.state == "whole" and line.point and "score" in line.measured:
+    _tell(bench, line)
+
+
+def _tell(bench: Bench, line: Line) -> None:
+    """Write a line down where every process of the search reads it."""
+    record.add(bench.question.folder, line)
+    if bench.study is None or not line.point or line.state == "shape":
+        return
+    values = None
+    if line.state == "whole" and "score" in line.measured:
         first = bench.first().measured["score"]
         values = (first - line.measured["score"], line.measured["latency_ms"], line.measured["size_bytes"])
-        with suppress(Exception):  # a shared database that went away costs the others this line, not us the search
-            propose.add(bench.study, bench.space, line.point, values, line)
+    with suppress(Exception):  # a shared database that went away costs the others this line, not us the search
+        propose.add(bench.study, bench.space, line.point, values, line)
 
 
 def catch_up(bench: Bench) -> None:
@@ -225,8 +254,18 @@ def catch_up(bench: Bench) -> None:
         with suppress(Exception):
             found += propose.lines_of(bench.study)
     found = [line for line in found if line.seed == seed and understood(line.point, bench.space)]
-    unique = {(line.steps, line.seed, line.state, line.rung): line for line in found}
-    bench.lines[:] = list(unique.values())
+    unique = {(line.steps, line.state, line.rung): line for line in found}
+    done = {(line.steps, line.rung) for line in found if line.state in ("whole", "failed")}
+    bench.lines[:] = [
+        line
+        for line in unique.values()
+        if line.state != "begun" or ((line.steps, line.rung) not in done and record.under_way(line))
+    ]
+
+
+def others_at_it(bench: Bench) -> bool:
+    """Whether another process is still making something."""
+    return any(record.under_way(line) for line in bench.lines)
 
 
 def _keep(bench: Bench, line: Line, made: Candidate) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dimwise.plan import propose
-from dimwise.plan.bench import Bench, known_points
+from dimwise.plan.bench import Bench, expected_s, known_points
 from dimwise.plan.predict import Predictions
 from dimwise.plan.space import RUNGS, Point, key_of
 from dimwise.plan.worth import meets, meets_costs, worth
@@ -39,13 +39,11 @@ def ranked(bench: Bench, guesses: Predictions) -> list[tuple[float, dict[str, in
 
 
 def _next_rung(bench: Bench, point: Point) -> int | None:
-    """The first rung at which this point was not tried; None when it failed or is at the top."""
+    """The first rung at which this point was not tried; None when it failed, is at the top, or is under way elsewhere."""
     done = [
-        line
-        for line in bench.lines
-        if line.point and key_of(line.point) == key_of(point) and line.state in ("whole", "failed")
+        line for line in bench.lines if line.point and key_of(line.point) == key_of(point) and line.state != "shape"
     ]
-    if any(line.state == "failed" for line in done):
+    if any(line.state in ("failed", "begun") for line in done):
         return None
     highest = max((line.rung for line in done), default=-1)
     return next((rung for rung in bench.space.rungs(point) if rung > highest), None)
@@ -78,22 +76,6 @@ def _values(bench: Bench, point: Point, guesses: Predictions) -> tuple[float, fl
     loss = guesses.loss(point, len(RUNGS) - 1).value
     lost = loss - (1 - bench.first().measured["score"])
     return lost, guesses.latency_ms(point).value, guesses.size_bytes(point).value
-
-
-def expected_s(bench: Bench, point: Point, rung: int) -> float:
-    """Seconds that making a point takes: what its epochs cost, corrected by those that were made."""
-    pace = [
-        line.seconds / max(_plain_s(bench, line.point, line.rung), 1e-3)
-        for line in bench.lines
-        if line.state == "whole" and line.point and bench.space.n_epochs(line.point, line.rung)
-    ]
-    factor = sorted(pace)[len(pace) // 2] if pace else 1.0
-    return 1.0 + factor * _plain_s(bench, point, rung)
-
-
-def _plain_s(bench: Bench, point: Point, rung: int) -> float:
-    passes = bench.space.n_epochs(point, rung)
-    return 1.0 + passes * bench.epoch_s * (0.5 + 0.5 * bench.space.operations(point))
 
 
 def any_meets(bench: Bench) -> bool:

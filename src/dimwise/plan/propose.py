@@ -81,13 +81,14 @@ def tell(study: Any, trial: Any, values: Sequence[float]) -> None:
     study.tell(trial, [float(value) for value in values], skip_if_finished=True)
 
 
-def add(study: Any, space: Space, point: Point, values: Sequence[float], line: Line) -> None:
-    """Let every process that shares the study know a line that was measured."""
+def add(study: Any, space: Space, point: Point, values: Sequence[float] | None, line: Line) -> None:
+    """Let every process that shares the study know a line; without values it is none to learn from."""
     import dataclasses
     import json
 
     import optuna
     from optuna.distributions import IntDistribution
+    from optuna.trial import TrialState
 
     sizes = {"student": len(space.students), "cut": len(space.cuts), "numbers": len(space.numbers)}
     with warnings.catch_warnings():
@@ -96,7 +97,8 @@ def add(study: Any, space: Space, point: Point, values: Sequence[float], line: L
             optuna.trial.create_trial(
                 params=dict(point),
                 distributions={name: IntDistribution(0, n - 1) for name, n in sizes.items()},
-                values=[float(value) for value in values],
+                values=None if values is None else [float(value) for value in values],
+                state=TrialState.FAIL if values is None else TrialState.COMPLETE,
                 user_attrs={_LINE: json.dumps(dataclasses.asdict(line))},
             )
         )

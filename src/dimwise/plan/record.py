@@ -22,7 +22,10 @@ from dimwise.runs.atomic import finite, run_error, write_json
 FILE = "plan.jsonl"
 ABOUT = "plan.json"
 
-State = Literal["shape", "whole", "failed"]
+State = Literal["begun", "shape", "whole", "failed"]
+
+_LATE_S = 120.0
+"""What is begun elsewhere may take three times what was expected, and so much more, before it counts as given up."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +36,8 @@ class Line:
     """The composition: ``dimwise fold RUN --apply`` makes it again; empty for the network as it was trained."""
     seed: int
     state: State
-    """shape: latency and size of the untrained shape; whole: trained and scored; failed: could not be made."""
+    """begun: some process is at it; shape: latency and size of the untrained shape; whole: trained and scored;
+    failed: could not be made."""
     point: dict[str, Any] = field(default_factory=dict)
     """Its place in the search space, see :mod:`dimwise.plan.space`."""
     rung: int = -1
@@ -44,11 +48,13 @@ class Line:
     """latency_ms, latency_p95_ms, latency_iqr_ms, size_bytes, params, macs, bit_operations; score on validation data
     and memory_bytes where they were measured."""
     seconds: float = 0.0
-    """Wall time that it took."""
+    """Wall time that it took, or is expected to take when it is begun."""
     reason: str = ""
     """Why it was tried no further, or failed."""
     host: str = field(default_factory=socket.gethostname)
     time: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
+    process: int = 0
+    """Of what is begun: who is at it."""
 
     @property
     def name(self) -> str:
@@ -59,6 +65,36 @@ class Line:
             True
         """
         return hashlib.sha256(f"{self.seed} {self.steps}".encode()).hexdigest()[:8]
+
+
+def under_way(line: Line) -> bool:
+    """Whether another process that lives is at this line; on another host, whether it should be by now.
+
+    Example:
+        >>> under_way(Line("quantize", 0, "begun", process=os.getpid()))
+        False
+        >>> under_way(Line("quantize", 0, "begun", process=1, host="elsewhere", time="2020-01-01 00:00:00"))
+        False
+    """
+    if line.state != "begun":
+        return False
+    if line.host == socket.gethostname():
+        return line.process != os.getpid() and _lives(line.process)
+    try:
+        since_s = time.time() - time.mktime(time.strptime(line.time, "%Y-%m-%d %H:%M:%S"))
+    except ValueError:
+        return False
+    return since_s < 3 * line.seconds + _LATE_S
+
+
+def _lives(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except PermissionError:
+        return True  # somebody else's
+    except (OSError, OverflowError):
+        return False
+    return process > 0
 
 
 def add(folder: Path, line: Line) -> None:

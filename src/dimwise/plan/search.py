@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dimwise.plan import propose
-from dimwise.plan.bench import Bench, Question, begin, catch_up, look, study_name, train, untuned
+from dimwise.plan.bench import Bench, Question, begin, catch_up, look, others_at_it, study_name, train, untuned
 from dimwise.plan.predict import learn
 from dimwise.plan.promise import any_meets, any_possible, best_proposal, ranked, too_late
 from dimwise.plan.record import Line
@@ -23,6 +23,8 @@ from dimwise.plan.worth import frontier
 
 WAITING = 3
 """Shapes that wait before one of them is trained, so that there is a choice."""
+
+_POLL_S = 0.5
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,8 @@ def search(question: Question) -> Found:
                 ended = "infeasible" if not any_possible(bench) else "time" if too_late(bench) else "exhausted"
         except KeyboardInterrupt:
             ended = "interrupted"
-    return Found(bench.lines, bench, ended, time.monotonic() - start)
+    lines = [line for line in bench.lines if line.state != "begun"]
+    return Found(lines, bench, ended, time.monotonic() - start)
 
 
 def moves(bench: Bench) -> Iterator[Line]:
@@ -94,9 +97,12 @@ def moves(bench: Bench) -> Iterator[Line]:
             if (line := look(bench, proposed, guesses)) is not None:
                 yield line
             continue
+        if not waiting and others_at_it(bench) and bench.left_s > 0:
+            time.sleep(_POLL_S)  # what another process is at may be what is asked for
+            continue
         if not waiting:
             return
-        _, point, rung = waiting[0] if draw is None else draw.choice(waiting[:WAITING])
+        _, point, rung = waiting[0]
         yield train(bench, point, rung, guesses)
 
 
