@@ -14,10 +14,9 @@ from torch import nn
 from dimwise import fold, models
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError, RecipeError, UserError
-from dimwise.fold._teacher import network_teacher
+from dimwise.fold._teacher import by_asking, network_teacher
 from dimwise.fold.distill import (
     DistillConfig,
-    by_asking,
     distill,
     distillation_loss,
     divergence,

@@ -15,8 +15,7 @@ from dimwise.errors import ModelError, UserError
 from dimwise.fold import DistillConfig, distill
 from dimwise.fold import _teacher as teachers
 from dimwise.fold._tune import recover
-from dimwise.fold.distill import _by_row as by_row
-from dimwise.fold.distill import lessons, taught_by
+from dimwise.fold.distill import taught_by
 from dimwise.ship import graph
 from dimwise.tasks import Task, get
 from dimwise.train import TrainConfig, fit
@@ -70,7 +69,7 @@ def test_what_is_asked_once_teaches_the_same(digits, network, weight, monkeypatc
 def test_the_batches_of_a_table_are_the_rows_they_should_be(digits, network):
     """Answers that no one could compute from the inputs: the student must have got them by their index."""
     evidence = fold.evidence(digits, train=PLAIN)
-    looks = by_row(evidence)
+    looks = teachers.by_row(evidence)
     seen = []
 
     def step(model: nn.Module, x: torch.Tensor, y: torch.Tensor, told: Task) -> torch.Tensor:
@@ -108,15 +107,17 @@ def test_views_that_come_back_are_asked_about_once(digits, augment):
     evidence = fold.evidence(digits, train=PLAIN, augment=augment)
     made = {}
     for cache in (True, False):
-        config = DistillConfig(epochs=6, views=2, cache=cache)
-        looks, lesson = lessons(network, teachers.network_teacher(network), config, evidence, 6)
-        repeating = dataclasses.replace(looks, augment=dataclasses.replace(augment, cycle_epochs=2))
+        ask = teachers.network_teacher(network)
+        repeating = dataclasses.replace(evidence, augment=dataclasses.replace(augment, cycle_epochs=2))
+        looks, lesson = repeating, teachers.by_asking(ask)
+        if cache:
+            looks, lesson = teachers.lessons(network, ask, evidence, views=2, epochs=6)
         asked.clear()
         torch.manual_seed(1)
         student = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
-        step = taught_by(lesson, config, "classification")
+        step = taught_by(lesson, DistillConfig(), "classification")
         settings = dataclasses.replace(PLAIN, epochs=6)
-        fit(student, looks.data, looks.task, settings, augment=repeating.augment, step=step)
+        fit(student, looks.data, looks.task, settings, augment=looks.augment, step=step)
         made[cache] = (student.state_dict(), len(asked))
     torch.testing.assert_close(made[True][0], made[False][0], rtol=1e-4, atol=1e-5)
     n_sizes = 1 if augment.grow_from == 1 else 2  # each size of the images has views of its own
@@ -124,10 +125,22 @@ def test_views_that_come_back_are_asked_about_once(digits, augment):
     assert made[True][1] == min(n_sizes * 2, 6) * 5
 
 
+def test_a_batch_of_the_same_rows_with_another_shift_is_another():
+    """Three rows meet in the same order in many an epoch, each time shifted otherwise."""
+    rows, task = torch.tensor([2, 0, 1]), teachers.ByIndex(get("classification"), torch.tensor([0, 1, 0]))
+    lesson = teachers.by_memory(lambda x: x.flatten(1)[:, :2])
+    x = torch.randn(3, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    for batch in (x, x.flip(3), x, x[:, :, :2]):
+        taught, targets, real = lesson(batch, rows, task)
+        assert torch.equal(taught, batch.flatten(1)[:, :2])
+        assert targets.tolist() == [0, 0, 1]
+        assert real is task.task
+
+
 @pytest.mark.parametrize("augment", [AugmentConfig(mixup=0.2), AugmentConfig(cutmix=1.0)])
 def test_blended_inputs_have_no_row_of_their_own(digits, network, augment):
     evidence = fold.evidence(digits, train=PLAIN, augment=augment)
-    looks, _ = lessons(network, teachers.network_teacher(network), DistillConfig(views=1), evidence, 6)
+    looks, _ = teachers.lessons(network, teachers.network_teacher(network), evidence, views=1, epochs=6)
     assert looks is evidence
 
 

@@ -1,8 +1,9 @@
-"""Whoever can be asked for outputs: a trained network, or an exported graph run by onnxruntime."""
+"""Whoever can be asked for outputs, a trained network or an exported graph, and how seldom it must be asked."""
 
 from __future__ import annotations
 
 import copy
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.data.augment import AugmentConfig
-from dimwise.data.sets import Normalise
+from dimwise.data.sets import Normalise, Split
 from dimwise.errors import ModelError, UserError
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence
@@ -21,6 +22,11 @@ from dimwise.train.evaluate import predict_outputs
 
 Teacher = Callable[[Tensor], Tensor]
 """Normalised inputs (B, ...) → raw scores (B, K) on the same device, without gradient."""
+
+Lesson = Callable[[Tensor, Tensor, Task], tuple[Tensor, Tensor, Task]]
+"""(inputs, targets of the batch, task) -> (the teacher's outputs, real targets, real task)."""
+
+_SAMPLED = 512  # values of a batch by which it is known again, beside its rows: a few rows may meet in the same order
 
 _FLOAT32_BYTES = 256 << 20  # up to this size a table is float32; a larger one is float16, with three digits left
 
@@ -137,6 +143,87 @@ def answers(model: Any, evidence: Evidence) -> Tensor:
             next_step="Look at the teacher's weights and the data first.",
         )
     return table if table.numel() * 4 <= _FLOAT32_BYTES else table.half()
+
+
+def lessons(teacher: Any, ask: Teacher, evidence: Evidence, *, views: int, epochs: int) -> tuple[Evidence, Lesson]:
+    """What the student reads and where the teacher's answers come from: asked no more often than they change.
+
+    Args:
+        teacher: a network in evaluation mode, or an exported graph.
+        ask: how it is asked.
+        evidence: data, task and augmentation of the student's training.
+        views: augmented views of each input that it is asked about; 0: of every epoch.
+        epochs: of that training.
+
+    Returns:
+        (the evidence to train with: its targets may be row numbers and its epochs may repeat, the lesson).
+
+    Raises:
+        ModelError: when an answer from a table is not finite.
+    """
+    augment = evidence.augment
+    if augment is None or may_be_asked_once(augment):
+        return by_row(evidence), by_table(answers(teacher, evidence))
+    if not 0 < views < epochs or augment.mixup or augment.cutmix:  # blended inputs have no row of their own
+        return evidence, by_asking(ask)
+    cycling = dataclasses.replace(evidence, augment=dataclasses.replace(augment, cycle_epochs=views))
+    return by_row(cycling), by_memory(ask)
+
+
+def by_asking(ask: Teacher) -> Lesson:
+    """The teacher answers each batch anew."""
+    return lambda x, y, task: (ask(x), y, task)
+
+
+def by_table(table: Tensor) -> Lesson:
+    """The teacher's answers are looked up: the batch's targets say which rows of the training split it holds.
+
+    Args:
+        table: (N, K) the teacher's outputs; moved once, to where the batches are.
+    """
+    held = [table]
+
+    def lesson(x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor, Task]:
+        assert isinstance(task, ByIndex)
+        if held[0].device != x.device:
+            held[0] = held[0].to(x.device)
+        return held[0].index_select(0, y), task.look_up(y), task.task
+
+    return lesson
+
+
+def by_memory(ask: Teacher) -> Lesson:
+    """The teacher answers a batch once: the same rows in the same order with the same augmentation come back.
+
+    Args:
+        ask: the teacher.
+    """
+    known: dict[tuple[Any, ...], Tensor] = {}
+
+    def lesson(x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor, Task]:
+        assert isinstance(task, ByIndex)
+        sample = x.reshape(-1)[:: max(1, x.numel() // _SAMPLED)].float()
+        batch = (tuple(x.shape), y.cpu().numpy().tobytes(), sample.cpu().numpy().tobytes())
+        if batch not in known:
+            known[batch] = ask(x)
+        return known[batch], task.look_up(y), task.task
+
+    return lesson
+
+
+def by_row(evidence: Evidence) -> Evidence:
+    """The same data with row numbers as targets, and the task that knows what they stand for."""
+    data = evidence.data
+    n_train, n_valid = len(data.train), len(data.valid)
+    parts = [data.train.targets, data.valid.targets] if n_valid else [data.train.targets]
+    rows = torch.arange(n_train + n_valid)
+    train = Split(data.train.inputs, rows[:n_train])
+    valid = Split(data.valid.inputs, rows[n_train:]) if n_valid else data.valid
+    return dataclasses.replace(
+        evidence,
+        data=dataclasses.replace(data, train=train, valid=valid),
+        task=ByIndex(evidence.task, torch.cat(parts)),
+    )
 
 
 class ByIndex:

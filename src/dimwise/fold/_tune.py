@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from dimwise.data.augment import AugmentConfig
 from dimwise.errors import DataError
 from dimwise.fold._evidence import Evidence
-from dimwise.fold._teacher import network_teacher
-from dimwise.fold.distill import KINDS, DistillConfig, lessons, taught_by
+from dimwise.fold._teacher import lessons, network_teacher
+from dimwise.fold.distill import KINDS, DistillConfig, taught_by
 from dimwise.seeds import derive
 from dimwise.train.fit import fit
 from dimwise.train.loop import StepFunction, plain_step
@@ -56,7 +56,7 @@ def recover(
     looks, step = dataclasses.replace(evidence, augment=grown(evidence)), cast(StepFunction, plain_step)
     if teacher and kind in KINDS:
         config, network = DistillConfig(), deepcopy(original)
-        looks, lesson = lessons(network, network_teacher(network), config, looks, epochs)
+        looks, lesson = lessons(network, network_teacher(network), looks, views=config.views, epochs=epochs)
         step = taught_by(lesson, config, kind)
     step = step if around is None else around(step)
     return fit(

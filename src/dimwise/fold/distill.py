@@ -43,7 +43,6 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
-from dimwise.data.sets import Split
 from dimwise.errors import ModelError, UserError
 from dimwise.fold import _hints, _teacher
 from dimwise.fold._divergence import KINDS, check_kind, decoupled, divergence, standardise
@@ -107,10 +106,6 @@ class DistillConfig:
     """Name of the student's architecture; empty makes a smaller copy of the teacher. Default: empty."""
 
 
-Lesson = Callable[[Tensor, Tensor, Task], tuple[Tensor, Tensor, Task]]
-"""(inputs, targets of the batch, task) -> (the teacher's outputs, real targets, real task)."""
-
-
 def distill(
     model: Any,
     config: DistillConfig,
@@ -156,7 +151,10 @@ def distill(
         seed=derive(evidence.seed, "distill"),
         compile="no" if config.hints else evidence.train.compile,  # what is compiled is not looked into
     )
-    looks, lesson = lessons(network if network is not None else model, ask, config, evidence, settings.epochs)
+    looks, lesson = evidence, _teacher.by_asking(ask)
+    if config.cache and config.weight > 0 and not config.hints:
+        keeps = network if network is not None else model
+        looks, lesson = _teacher.lessons(keeps, ask, evidence, views=config.views, epochs=settings.epochs)
     with _with_hints(pupil, network, config, evidence, device) as (learner, features):
         step = taught_by(lesson, config, kind, features)
         fit(learner, looks.data, looks.task, settings, augment=looks.augment, step=step, progress=evidence.progress)
@@ -166,77 +164,8 @@ def distill(
     return made, report
 
 
-def lessons(
-    teacher: Any, ask: _teacher.Teacher, config: DistillConfig, evidence: Evidence, epochs: int
-) -> tuple[Evidence, Lesson]:
-    """What the student reads and where the teacher's answers come from: asked no more often than they change.
-
-    Args:
-        teacher: a network in evaluation mode, or an exported graph.
-        ask: how it is asked.
-        config: cache and views; the hints and a weight of 0 need the teacher's own pass, or none.
-        evidence: data, task and augmentation of the student's training.
-        epochs: of that training.
-
-    Returns:
-        (the evidence to train with: its targets may be row numbers and its epochs may repeat, the lesson).
-
-    Raises:
-        ModelError: when an answer that is kept is not finite.
-    """
-    if not config.cache or config.weight == 0 or config.hints:
-        return evidence, by_asking(ask)
-    augment = evidence.augment
-    if _teacher.may_be_asked_once(augment):
-        return _by_row(evidence), by_table(_teacher.answers(teacher, evidence))
-    if not 0 < config.views < epochs or augment is None or augment.mixup or augment.cutmix:
-        return evidence, by_asking(ask)
-    cycling = dataclasses.replace(evidence, augment=dataclasses.replace(augment, cycle_epochs=config.views))
-    return _by_row(cycling), by_memory(ask)
-
-
-def by_asking(ask: _teacher.Teacher) -> Lesson:
-    """The teacher answers each batch anew."""
-    return lambda x, y, task: (ask(x), y, task)
-
-
-def by_table(table: Tensor) -> Lesson:
-    """The teacher's answers are looked up: the batch's targets say which rows of the training split it holds.
-
-    Args:
-        table: (N, K) the teacher's outputs; moved once, to where the batches are.
-    """
-    held = [table]
-
-    def lesson(x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor, Task]:
-        assert isinstance(task, _teacher.ByIndex)
-        if held[0].device != x.device:
-            held[0] = held[0].to(x.device)
-        return held[0].index_select(0, y), task.look_up(y), task.task
-
-    return lesson
-
-
-def by_memory(ask: _teacher.Teacher) -> Lesson:
-    """The teacher answers a batch once; the same rows in the same order come back with the same augmentation.
-
-    Args:
-        ask: the teacher.
-    """
-    known: dict[tuple[bytes, tuple[int, ...]], Tensor] = {}
-
-    def lesson(x: Tensor, y: Tensor, task: Task) -> tuple[Tensor, Tensor, Task]:
-        assert isinstance(task, _teacher.ByIndex)
-        batch = (y.cpu().numpy().tobytes(), tuple(x.shape))  # images that grow are others
-        if batch not in known:
-            known[batch] = ask(x)
-        return known[batch], task.look_up(y), task.task
-
-    return lesson
-
-
 def taught_by(
-    lesson: Lesson, config: DistillConfig, kind: str, features: Callable[[], Tensor] | None = None
+    lesson: _teacher.Lesson, config: DistillConfig, kind: str, features: Callable[[], Tensor] | None = None
 ) -> StepFunction:
     """The training step of distillation.
 
@@ -275,21 +204,6 @@ def _with_hints(
         _hints.watching(pupil, [s for _, s in found]) as seen_s,
     ):
         yield learner, lambda: _hints.hint_loss(learner.regressors, seen_s, seen_t)
-
-
-def _by_row(evidence: Evidence) -> Evidence:
-    """The same data with row numbers as targets, and the task that knows what they stand for."""
-    data = evidence.data
-    n_train, n_valid = len(data.train), len(data.valid)
-    parts = [data.train.targets, data.valid.targets] if n_valid else [data.train.targets]
-    rows = torch.arange(n_train + n_valid)
-    train = Split(data.train.inputs, rows[:n_train])
-    valid = Split(data.valid.inputs, rows[n_train:]) if n_valid else data.valid
-    return dataclasses.replace(
-        evidence,
-        data=dataclasses.replace(data, train=train, valid=valid),
-        task=_teacher.ByIndex(evidence.task, torch.cat(parts)),
-    )
 
 
 def distillation_loss(

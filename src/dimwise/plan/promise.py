@@ -39,7 +39,7 @@ def ranked(bench: Bench, guesses: Predictions) -> list[tuple[float, dict[str, in
 
 
 def _next_rung(bench: Bench, point: Point) -> int | None:
-    """The first rung at which this point was not tried; None when it failed, is at the top, or is under way elsewhere."""
+    """The first rung at which this point was not tried; None when it failed, is at the top, or is made elsewhere."""
     done = [
         line for line in bench.lines if line.point and key_of(line.point) == key_of(point) and line.state != "shape"
     ]

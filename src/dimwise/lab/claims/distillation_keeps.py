@@ -48,8 +48,8 @@ TRAIN = TrainConfig(
 AUGMENT = AugmentConfig(flip=True, crop=3, grow_from=0.625)
 LABEL_SMOOTHING = 0.05
 """Of students trained alone, as in the recipe ``cifar100``; what a teacher has to teach would be blurred by it."""
-DISTIL = DistillConfig(loss="dkd", standardise=False, weight=0.5)
-"""As Zhao et al. teach thin residual networks, labels and teacher alike."""
+DISTIL = DistillConfig(loss="dkd", standardise=False, weight=0.5, views=4)
+"""As Zhao et al. teach thin residual networks, labels and teacher alike; four views of each image at each size."""
 
 
 def measure(setup: Setup) -> dict[str, Any]:
