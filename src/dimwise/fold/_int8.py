@@ -1,4 +1,4 @@
-"""The three ways an exported graph is rewritten to 8 bits; which nodes, and why, is decided in ``quantize.py``."""
+"""The ways an exported graph is rewritten to 8 bits; which nodes, and why, is decided in ``quantize.py``."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def static(
 def tensors_to_calibrate(model: Any, chosen: set[str]) -> list[str]:
     """Names of the activations that go into or come out of the chosen nodes."""
     constants = {t.name for t in model.graph.initializer}
-    nodes = [node for node in model.graph.node if node.name in chosen]
+    nodes = [node for node in model.graph.node if node.name in chosen and not reads_rows(node)]
     return sorted({n for node in nodes for n in (*node.input, *node.output) if n and n not in constants})
 
 
@@ -173,6 +173,49 @@ def weights(model: Any, chosen: set[str], *, per_channel: bool) -> Any:
     for position, node in enumerate(new):
         graph.node.insert(position, node)
     return model
+
+
+def embeddings(model: Any, chosen: set[str], *, per_channel: bool) -> set[str]:
+    """Tables whose rows are read by index as int8 times a scale a row, multiplied out for what is read. In place.
+
+    The table stays int8 in memory too, which a table that is multiplied out when the graph is loaded would not.
+
+    Returns:
+        Names of the nodes that were rewritten.
+    """
+    import onnx
+
+    graph, make = model.graph, onnx.helper.make_node
+    constants = {t.name: t for t in graph.initializer}
+    found = {n.name for n in graph.node if n.name in chosen and reads_rows(n) and weight_axes(n, constants)}
+    known = set(constants)
+    nodes = []
+    for node in graph.node:
+        if node.name not in found:
+            nodes.append(node)
+            continue
+        table, rows = node.input[:2]
+        out, ints, scale = node.output[0], f"{table}_rows_int8", f"{table}_rows_scale"
+        if ints not in known:
+            whole, steps = round_weights(onnx.numpy_helper.to_array(constants[table]), 0 if per_channel else None)
+            steps = steps if per_channel else steps.reshape(())
+            graph.initializer.extend([onnx.numpy_helper.from_array(v, n) for v, n in ((whole, ints), (steps, scale))])
+            known.add(ints)
+        nodes.append(make("Gather", [ints, rows], [f"{out}_int8"], f"{node.name}_rows"))
+        nodes.append(make("Cast", [f"{out}_int8"], [f"{out}_whole"], f"{node.name}_whole", to=onnx.TensorProto.FLOAT))
+        if per_channel:
+            nodes.append(make("Gather", [scale, rows], [f"{out}_scale"], f"{node.name}_scale"))
+            scale = f"{out}_scale"
+        nodes.append(make("Mul", [f"{out}_whole", scale], [out], f"{node.name}_scaled"))
+    del graph.node[:]
+    graph.node.extend(nodes)
+    _drop_unused_constants(graph)
+    return found
+
+
+def reads_rows(node: Any) -> bool:
+    """Whether a node takes whole rows of its first input by their number."""
+    return node.op_type == "Gather" and not any(a.name == "axis" and a.i for a in node.attribute)
 
 
 def output_axis(node: Any) -> int | None:

@@ -68,7 +68,7 @@ def plan(
             why = "" if low.issuperset(flowing) else "some of its input is float"
         if not why:
             chosen.add(node.name)
-            low.update(node.output)
+            low.update(() if _int8.reads_rows(node) else node.output)  # rows are multiplied out where they are read
         elif kinds.get(node.output[0], onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT:
             untouched[node.name] = why  # arithmetic on shapes is no news either
     if not chosen:
@@ -97,6 +97,8 @@ def _why_not(node: Any, constants: dict[str, Any], mode: str) -> str:
 
     if mode == "weights":
         return "" if _int8.weight_axes(node, constants) else "its weights are few, or not constants"
+    if _int8.reads_rows(node):
+        return "" if _int8.weight_axes(node, constants) else "its table is small, or no constant"
     if node.op_type not in (_int8.DYNAMIC_OPS if mode == "dynamic" else _int8.STATIC_OPS):
         return f"no fast {mode} int8 kernel for {node.op_type}"
     is_constant = [name in constants for name in node.input]

@@ -22,8 +22,9 @@ and one small run per layer to rank them.
 Pitfalls: very small networks lose time by ``static``: rounding is one more pass over each tensor, so measure,
 or use ``weights``. Outliers stretch the range of a whole tensor: try ``percentile`` or ``mse``. Depthwise
 layers need one scale per channel. On x86 without VNNI, uint8 × int8 products saturate: set ``reduce_range``.
-Softmax, LayerNorm, GELU and attention products stay float. Layers that repair keeps float cost time at their borders:
-measure the latency of what is returned, not of what was asked for. Repair sees the validation split, never the test.
+Softmax, LayerNorm, GELU and attention products stay float, and of an int8 embedding the rows that are read become so.
+Layers that repair keeps float cost time at their borders: measure the latency of what is returned, not of what was
+asked for. Repair sees the validation split, never the test.
 
 Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
 inference" (the arithmetic); Krishnamoorthi 2018, arXiv:1806.08342 (weights per channel); Migacz 2017, "8-bit
@@ -31,7 +32,7 @@ inference with TensorRT" (entropy calibration); Nagel et al. 2019, arXiv:1906.04
 al. 2021, arXiv:2106.08295 (practice; layers ranked one by one).
 
 Evidence: tests/fold/test_quantize.py (rounding against NumPy, real digits within one point), test_repair.py
-(collapses made on purpose and mended), test_int4.py; score, size and latency in benchmarks/.
+(collapses made on purpose and mended), test_int4.py, test_int8_embedding.py; score, size and latency in benchmarks/.
 """
 
 from __future__ import annotations
@@ -275,6 +276,9 @@ def _rewrite(
     ranges: dict[str, _calibrate.Range] | None,
     kept: Container[str],
 ) -> Any:
+    chosen = chosen - _int8.embeddings(model, chosen, per_channel=config.per_channel)
+    if not chosen:  # to onnxruntime no names mean all of them
+        return model
     if ranges is not None:
         return _int8.static(model, chosen, ranges, **_grid(config))
     if config.mode == "dynamic":

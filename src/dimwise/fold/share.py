@@ -154,9 +154,10 @@ def _weights(model: Any, bits: int) -> Iterator[_Weight]:
     readers = {name: node for node in model.graph.node for name in node.input}
     seen: set[str] = set()
     for node in model.graph.node:
-        whole = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
+        rows = _int8.reads_rows(node)
+        whole = constants.get(node.input[0]) if rows or node.op_type == "DequantizeLinear" else None
         if bits == 4 and whole is not None and whole.data_type == onnx.TensorProto.INT8 and len(whole.dims) > 1:
-            reader = readers.get(node.output[0], node)
+            reader = node if rows else readers.get(node.output[0], node)
             yield from _once(seen, _Weight(reader.name or whole.name, reader.op_type, whole.name, None))
             continue
         for index, axis in _int8.weight_axes(node, constants).items():
