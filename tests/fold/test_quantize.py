@@ -416,7 +416,7 @@ def test_a_single_sample_calibrates_with_a_remark(graph, evidence):
 
     one = with_train(evidence, evidence.data.train.inputs[:1])
     quantize(graph, QuantizeConfig(), fold.evidence(one.data, score=lambda _: 0.0, progress=Listening()))
-    assert said == ["quantize: calibrating on only 1 inputs; ranges may be too narrow"]
+    assert said == ["quantize: calibrating on only 1 inputs; what they show may be too little"]
 
 
 @pytest.fixture

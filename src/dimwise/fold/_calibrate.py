@@ -12,10 +12,13 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from dimwise.errors import ModelError
+from dimwise.errors import DataError, ModelError
 from dimwise.fold import _onnx
+from dimwise.fold._evidence import Evidence
+from dimwise.seeds import derive
 
 Floats = NDArray[np.float64]
 Range = tuple[float, float]
@@ -46,6 +49,36 @@ def ranges(
         ModelError: when an activation is not finite, naming the tensor.
     """
     return observer(model, tensors, inputs, levels=levels)(method, percentile)
+
+
+def calibration_inputs(n: int, evidence: Evidence, *, fold: str) -> _onnx.Array:
+    """Raw training inputs in an order that the seed rules.
+
+    Args:
+        n: how many, at most; fewer where there are fewer.
+        evidence: whose training split is read.
+        fold: who asks, for messages.
+
+    Returns:
+        (n, ...) as the data has them.
+
+    Raises:
+        DataError: when the training split is empty, or inputs are not finite.
+    """
+    inputs = evidence.data.train.inputs
+    if not len(inputs):
+        raise DataError(
+            f"the training split of {evidence.data.name!r} is empty: nothing to calibrate on",
+            expected="some hundred inputs",
+            next_step="Give data, or quantize with mode='dynamic' or 'weights', which need none.",
+        )
+    generator = torch.Generator().manual_seed(derive(evidence.seed, "calibration"))
+    order = torch.randperm(len(inputs), generator=generator)[:n]
+    if len(order) < 10:
+        evidence.progress.say(f"{fold}: calibrating on only {len(order)} inputs; what they show may be too little")
+    chosen = inputs[order].cpu().numpy()
+    _onnx.check_finite(chosen, "calibration input")
+    return chosen
 
 
 def observer(

@@ -48,13 +48,12 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from dimwise.errors import DataError, RecipeError, UserError
+from dimwise.errors import RecipeError, UserError
 from dimwise.fold import _bias, _calibrate, _int4, _int8, _nodes, _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._nodes import plan
 from dimwise.fold._repair import Made, Make, Search, repair
 from dimwise.recipe import config
-from dimwise.seeds import derive
 
 N_RANKING = 64
 """Calibration inputs on which layers are ranked."""
@@ -216,7 +215,7 @@ def _workshop(
 
     @functools.cache
     def calibration(n: int) -> _onnx.Array:
-        return _calibration_inputs(n, evidence)
+        return _calibrate.calibration_inputs(n, evidence, fold="quantize")
 
     @functools.cache
     def observer(n: int) -> Callable[[str, float], dict[str, _calibrate.Range]]:
@@ -286,21 +285,3 @@ def _rewrite(
     few = _nodes.four_bits(model, chosen, config, kept)
     made = _int8.weights(model, chosen - few, per_channel=config.per_channel)
     return _int4.weights(made, few, block=config.block) if few else made
-
-
-def _calibration_inputs(n: int, evidence: Evidence) -> _onnx.Array:
-    """Raw training inputs, (n, ...), in an order that the seed rules."""
-    inputs = evidence.data.train.inputs
-    if not len(inputs):
-        raise DataError(
-            f"the training split of {evidence.data.name!r} is empty: nothing to calibrate on",
-            expected="some hundred inputs",
-            next_step="Give data, or quantize with mode='dynamic' or 'weights', which need none.",
-        )
-    generator = torch.Generator().manual_seed(derive(evidence.seed, "calibration"))
-    order = torch.randperm(len(inputs), generator=generator)[:n]
-    if len(order) < 10:
-        evidence.progress.say(f"quantize: calibrating on only {len(order)} inputs; ranges may be too narrow")
-    chosen = inputs[order].cpu().numpy()
-    _onnx.check_finite(chosen, "calibration input")
-    return chosen
