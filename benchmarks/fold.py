@@ -177,6 +177,9 @@ def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit, later:
         if not made_before and (limit.reached() or any(word in part for word in later)):
             missing.append(part)
             continue
+        head, _, last = part.rpartition(" ")
+        if last.startswith("share") and "content" in parts.get(head, {}):
+            maker = partial(shared, parts[head]["content"], last, looks)
         parts[part] = kept(folder, _slug(part), {"settings": settings, "part": part}, partial(made, maker, looks))
         print(f"{name} {seed} {part}: {parts[part].get('test', parts[part].get('failed'))}", flush=True)
     if FLOAT in missing:
@@ -201,6 +204,12 @@ def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit, later:
         "missing": missing,
         "combined": network.combined,
     }
+
+
+def shared(content: str, last: str, looks: Evidence) -> bytes:
+    """What the last step makes of a file that is there: nothing before it is trained again."""
+    subject = Subject(None, proto=onnx.load_from_string(bytes.fromhex(content)))
+    return apply(parse(last), subject, looks).proto.SerializeToString()
 
 
 def peers(network: Network) -> dict[str, Callable[[nn.Module, Evidence], bytes]]:
