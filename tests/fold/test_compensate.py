@@ -119,13 +119,25 @@ def test_moments_are_those_of_the_layers_inputs(proto):
 
 
 def test_only_so_many_moments_are_held_at_once(monkeypatch):
-    layers = [layer_of(helper.make_node("Conv", ["x", "w"], ["y"]), 1, (4, 10, 1, 1))] * 5
-    assert _compensate.at_once(layers) == 5
-    monkeypatch.setattr(_compensate, "MAX_BYTES", 2 * 100 * 8)
-    assert _compensate.at_once(layers) == 2
-    monkeypatch.setattr(_compensate, "MAX_BYTES", 10)
-    assert _compensate.at_once(layers) == 1
-    assert _compensate.at_once([]) == 0
+    layers = [layer_of(helper.make_node("Conv", ["x", "w"], [f"y{i}"]), 1, (4, 10, 1, 1)) for i in range(5)]
+    runs = []
+
+    def observed(_: object, part: list, __: object) -> list[int]:
+        runs.append([layer.node.output[0] for layer in part])
+        return [int(name[1:]) for name in runs[-1]]
+
+    monkeypatch.setattr(_compensate, "moments", observed)
+    for n_bytes, most, expected in (
+        (2**20, 9, [["y0", "y1", "y2", "y3", "y4"]]),
+        (2**20, 3, [["y0", "y1", "y2"], ["y3", "y4"]]),
+        (2 * 100 * 8, 9, [["y0", "y1"], ["y2", "y3"], ["y4"]]),
+        (10, 9, [["y0"], ["y1"], ["y2"], ["y3"], ["y4"]]),
+    ):
+        runs.clear()
+        monkeypatch.setattr(_compensate, "MAX_BYTES", n_bytes)
+        moment = _compensate.observing(None, layers, np.zeros(1), most=most)
+        assert [moment(layer) for layer in layers] == [0, 1, 2, 3, 4]
+        assert runs == expected
 
 
 # Rounding

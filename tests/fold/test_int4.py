@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import onnx
 import pytest
@@ -46,13 +48,43 @@ def test_the_file_holds_four_bits_a_weight(four, wide):
     assert report.score_after >= report.score_before - 0.005
 
 
+def stored(model, shape):
+    """The product of integers and scales that the file holds for a weight (K, N)."""
+    back = next(
+        node
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and constant(model, node, 0).shape == shape
+    )
+    whole, scale = constant(model, back, 0).astype(np.float32), constant(model, back, 1)
+    return whole * np.repeat(scale, 32, axis=0)[: len(whole)]
+
+
+def constant(model, node, index):
+    return numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == node.input[index]))
+
+
+def test_integers_chosen_by_the_inputs_cost_less_than_the_nearest(wide, four, evidence, digits):
+    empty = replace(digits.train, inputs=digits.train.inputs[:0], targets=digits.train.targets[:0])
+    looks = replace(evidence, data=replace(evidence.data, train=empty))
+    nearest, _ = quantize(wide[1], QuantizeConfig(mode="weights", bits=4), looks)
+    weight = wide[0][1].weight.detach().numpy().T.copy()
+    whole, scale = _int4.round_blocks(weight, 32)
+    np.testing.assert_allclose(stored(nearest, weight.shape), whole * np.repeat(scale, 32, axis=0))
+    x = digits.test.inputs.numpy()
+    want = _onnx.outputs(wide[1], x)
+    errors = [np.square(_onnx.outputs(model, x) - want).mean() for model in (four[0], nearest)]
+    assert errors[0] < 0.7 * errors[1]
+
+
 def test_it_computes_the_network_with_rounded_weights(four, wide, digits):
     net, _ = wide
     rounded = nn.Sequential(*(nn.Linear(m.in_features, m.out_features) if isinstance(m, nn.Linear) else m for m in net))
     for old, new in zip(net, rounded, strict=True):
         if isinstance(old, nn.Linear):
-            whole, scale = _int4.round_blocks(old.weight.detach().numpy().T.copy(), 32)
-            w = whole * np.repeat(scale, 32, axis=0)[: len(whole)]
+            w = stored(four[0], (old.in_features, old.out_features))
+            blocks = w.reshape(-1, 32, w.shape[1])
+            limit = np.abs(old.weight.detach().numpy().T.reshape(blocks.shape)).max(1, keepdims=True)
+            assert (np.abs(blocks) <= limit + 1e-6).all()
             new.weight.data, new.bias.data = torch.from_numpy(w.T.copy()), old.bias.data
     with torch.no_grad():
         expected = rounded(digits.normalise(digits.test.inputs)).numpy()

@@ -160,7 +160,32 @@ def moments(model: Any, layers: Sequence[Layer], inputs: _onnx.Array, *, seed: i
     return [np.asarray(total, np.float64) / n for total, n in zip(sums, counts, strict=True)]
 
 
-def at_once(layers: Sequence[Layer]) -> int:
+def observing(
+    model: Any, layers: Sequence[Layer], inputs: _onnx.Array, *, most: int = 2**31
+) -> Callable[[Layer], Floats]:
+    """A function from a layer to the moments of its inputs: so many layers are observed in one run as memory allows.
+
+    Args:
+        model: the graph; what was changed in it meanwhile is what is run.
+        layers: in the order in which they will be asked for.
+        inputs: as in :func:`moments`.
+        most: layers that are observed in one run, at most.
+    """
+    held: dict[str, Floats] = {}
+
+    def moment(layer: Layer) -> Floats:
+        name = layer.node.output[0]
+        if name not in held:
+            at = next(i for i, other in enumerate(layers) if other.node.output[0] == name)
+            part = layers[at : at + min(most, _at_once(layers[at:]))]
+            held.clear()
+            held.update(zip((other.node.output[0] for other in part), moments(model, part, inputs), strict=True))
+        return held[name]
+
+    return moment
+
+
+def _at_once(layers: Sequence[Layer]) -> int:
     """How many of the first layers can be observed together in the memory that moments may take; at least one."""
     taken = 0
     for i, layer in enumerate(layers):

@@ -6,10 +6,13 @@ holds two weights a byte. onnxruntime turns DequantizeLinear and MatMul into its
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from dimwise.fold import _compensate
 
 OPSET = 21
 """The first opset whose DequantizeLinear knows int4 and blocks."""
@@ -28,8 +31,17 @@ def fits(node: Any, constants: dict[str, Any], block: int) -> bool:
     return bool(is_float and weight.dims[0] >= block and np.prod(weight.dims) >= SMALLEST)
 
 
-def weights(model: Any, chosen: set[str], *, block: int) -> Any:
-    """The graph with the weights of the chosen products in 4 bits; a new graph, of opset 21 at least."""
+def weights(
+    model: Any, chosen: set[str], *, block: int, moment: Callable[[_compensate.Layer], _compensate.Floats] | None = None
+) -> Any:
+    """The graph with the weights of the chosen products in 4 bits; a new graph, of opset 21 at least.
+
+    Args:
+        model: a float graph with named nodes.
+        chosen: names of products that fit.
+        block: numbers along K that share a scale.
+        moment: of a layer's inputs, by which the integers are chosen; None takes the nearest.
+    """
     import onnx
 
     if max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx")) < OPSET:
@@ -43,7 +55,9 @@ def weights(model: Any, chosen: set[str], *, block: int) -> Any:
             continue
         name = node.input[1]
         if name not in done:
-            whole, scale = round_blocks(onnx.numpy_helper.to_array(constants[name]), block)
+            layer = _compensate.layer_of(node, 1, constants[name].dims) if moment is not None else None
+            seen = moment(layer) if moment is not None and layer is not None else None
+            whole, scale = round_blocks(onnx.numpy_helper.to_array(constants[name]), block, seen)
             done[name] = f"{name}_4bit"
             tensor = onnx.TensorProto(name=f"{name}_int4", data_type=onnx.TensorProto.INT4, dims=whole.shape)
             tensor.raw_data = pack(whole)
@@ -59,7 +73,9 @@ def weights(model: Any, chosen: set[str], *, block: int) -> Any:
     return model
 
 
-def round_blocks(weights: NDArray[np.float32], block: int) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
+def round_blocks(
+    weights: NDArray[np.float32], block: int, moment: _compensate.Floats | None = None
+) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Nearest multiples, −8 to 7, of one scale per block: w ≈ s q, s = w* / −8 with w* the largest |w| of the block.
 
     The sign of the scale lets the largest weight fall on −8, so that all 16 integers are used.
@@ -67,6 +83,7 @@ def round_blocks(weights: NDArray[np.float32], block: int) -> tuple[NDArray[np.i
     Args:
         weights: (K, N).
         block: numbers along K that share a scale.
+        moment: (1, K, K) of the inputs: the multiples that serve the outputs best instead of the nearest; None: those.
 
     Returns:
         (q (K, N), s (⌈K / block⌉, N)).
@@ -83,8 +100,17 @@ def round_blocks(weights: NDArray[np.float32], block: int) -> tuple[NDArray[np.i
     blocks = padded.reshape(n_blocks, block, n_columns)
     largest = np.take_along_axis(blocks, np.abs(blocks).argmax(1)[:, None], 1)[:, 0]  # (blocks, N), with its sign
     scale = np.where(largest != 0, largest / -8, 1).astype(np.float32)
-    whole = np.clip(np.round(blocks / scale[:, None]), -8, 7).astype(np.int8)
-    return whole.reshape(-1, n_columns)[:n_rows], scale
+    if moment is None:
+        whole = np.clip(np.round(blocks / scale[:, None]), -8, 7).astype(np.int8)
+        return whole.reshape(-1, n_columns)[:n_rows], scale
+
+    def nearest(column: _compensate.Floats, row: int) -> _compensate.Floats:
+        step = scale[row // block].astype(np.float64)
+        return np.clip(np.round(column / step), -8, 7) * step
+
+    made = _compensate.compensated(weights.T.astype(np.float64), moment[0], nearest).T  # (K, N)
+    steps = np.repeat(scale, block, axis=0)[:n_rows]
+    return np.round(made / steps).astype(np.int8), scale
 
 
 def pack(whole: NDArray[np.int8]) -> bytes:

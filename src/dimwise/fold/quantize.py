@@ -7,8 +7,9 @@ measured on a few hundred training inputs.
 Mathematics: x ≈ s (q − z), q = clip(round(x / s) + z, q_min, q_max), s = (high − low) / 255. Weights: z = 0 and one s
 per output channel, s_c ≈ max |w_c| / 127. Activations: one s and z per tensor. A sum of products stays in integers,
 Σ q_w (q_x − z_x) in int32, and is scaled once at the end by s_w s_x / s_y; the bias is int32 with scale s_w s_x.
-4-bit weights share a scale in blocks of 32. Bias correction: b ← b − E[W̃ Q(x) − W x]. Sensitivity of a layer: the
-signal over noise, 10 log10(Σ y² / Σ (y − ŷ)²), of the network's outputs y with this layer alone quantized.
+4-bit weights share a scale in blocks of 32 and are chosen by what the layer is fed, min ‖(W − W̃) X‖². Bias correction:
+b ← b − E[W̃ Q(x) − W x]. Sensitivity of a layer: the signal over noise, 10 log10(Σ y² / Σ (y − ŷ)²), of the network's
+outputs y with this layer alone quantized.
 
 Use when: the graph is served by ONNX Runtime (or OpenVINO, which reads the same QDQ form). ``static`` for
 convolutional networks on a processor with int8 instructions; ``dynamic`` (ranges found while serving, nothing
@@ -29,7 +30,7 @@ asked for. Repair sees the validation split, never the test.
 Source: Jacob et al. 2018, "Quantization and training of neural networks for efficient integer-arithmetic-only
 inference" (the arithmetic); Krishnamoorthi 2018, arXiv:1806.08342 (weights per channel); Migacz 2017, "8-bit
 inference with TensorRT" (entropy calibration); Nagel et al. 2019, arXiv:1906.04721 (bias correction); Nagel et
-al. 2021, arXiv:2106.08295 (practice; layers ranked one by one).
+al. 2021, arXiv:2106.08295 (practice; layers ranked one by one); Frantar et al. 2023, "GPTQ", arXiv:2210.17323 (4 bits).
 
 Evidence: tests/fold/test_quantize.py (rounding against NumPy, real digits within one point), test_repair.py
 (collapses made on purpose and mended), test_int4.py, test_int8_embedding.py; score, size and latency in benchmarks/.
@@ -49,7 +50,7 @@ import torch
 from pydantic import Field
 
 from dimwise.errors import RecipeError, UserError
-from dimwise.fold import _bias, _calibrate, _int4, _int8, _nodes, _onnx
+from dimwise.fold import _bias, _calibrate, _compensate, _int4, _int8, _nodes, _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._nodes import plan
 from dimwise.fold._repair import Made, Make, Search, repair
@@ -75,7 +76,8 @@ class QuantizeConfig:
     """For calibration = percentile: percent of the observed values inside the range. Default: one in 10,000 is
     clipped."""
     n_calibration: Annotated[int, Field(ge=1)] = 256
-    """Training inputs to calibrate on, drawn by seed. Default: ranges hardly move beyond some hundred."""
+    """Training inputs to calibrate on, drawn by seed; 4 bits are chosen by them too, where there are any. Default:
+    ranges hardly move beyond some hundred."""
     activations: Literal["uint8", "int8"] = "uint8"
     """Type of rounded activations, each tensor with its own zero point. Default: uint8, which x86 needs; int8
     suits ARM."""
@@ -224,6 +226,16 @@ def _workshop(
         with evidence.progress.stage("calibrate"):
             return _calibrate.observer(graph, _int8.tensors_to_calibrate(graph, everything), inputs)
 
+    @functools.cache
+    def moment(n: int) -> Callable[[_compensate.Layer], _compensate.Floats] | None:
+        if not len(evidence.data.train):
+            return None
+        ready = prepared(True)
+        constants = {t.name: t for t in ready.graph.initializer}
+        fits = [node for node in ready.graph.node if _int4.fits(node, constants, 1)]
+        found = (_compensate.layer_of(node, 1, constants[node.input[1]].dims) for node in fits)
+        return _compensate.observing(ready, [layer for layer in found if layer is not None], calibration(n))
+
     def start(config: QuantizeConfig) -> Any:
         return prepared(config.mode == "dynamic" or config.bits == 4)
 
@@ -237,7 +249,8 @@ def _workshop(
             ranges = observer(config.n_calibration)(config.calibration, config.percentile)
         if config.bias_correction:
             before = _bias.corrected(before, chosen, inputs(config), ranges=ranges, **_grid(config))
-        return _rewrite(copy.deepcopy(before), chosen, config, ranges, kept)
+        seen = moment(config.n_calibration) if config.bits == 4 else None
+        return _rewrite(copy.deepcopy(before), chosen, config, ranges, kept, seen)
 
     def make(config: QuantizeConfig, kept: dict[str, str]) -> Made:
         before = start(config)
@@ -274,6 +287,7 @@ def _rewrite(
     config: QuantizeConfig,
     ranges: dict[str, _calibrate.Range] | None,
     kept: Container[str],
+    moment: Callable[[_compensate.Layer], _compensate.Floats] | None,
 ) -> Any:
     chosen = chosen - _int8.embeddings(model, chosen, per_channel=config.per_channel)
     if not chosen:  # to onnxruntime no names mean all of them
@@ -284,4 +298,4 @@ def _rewrite(
         return _int8.dynamic(model, chosen, per_channel=config.per_channel, reduce_range=config.reduce_range)
     few = _nodes.four_bits(model, chosen, config, kept)
     made = _int8.weights(model, chosen - few, per_channel=config.per_channel)
-    return _int4.weights(made, few, block=config.block) if few else made
+    return _int4.weights(made, few, block=config.block, moment=moment) if few else made

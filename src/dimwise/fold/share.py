@@ -199,19 +199,12 @@ def _observed(
         yield from ((weight, None) for weight in weights)
         return
     inputs = calibration_inputs(config.n_calibration, evidence, fold="share")
+    layers = [weight.layer for weight in weights if weight.layer is not None]
+    moment = _compensate.observing(model, layers, inputs, most=_AT_ONCE)
     with evidence.progress.stage("share", len(weights)) as bar:
-        done = 0
-        while done < len(weights):
-            layers = [weight.layer for weight in weights[done:] if weight.layer is not None]
-            n_together = min(_AT_ONCE, _compensate.at_once(layers))
-            known = iter(_compensate.moments(model, layers[:n_together], inputs)) if layers else iter(())
-            for weight in weights[done:]:
-                moment = next(known, None) if weight.layer is not None else None
-                if weight.layer is not None and moment is None:
-                    break
-                yield weight, moment
-                done += 1
-                bar.update(done, weight.node)
+        for done, weight in enumerate(weights):
+            bar.update(done, weight.node)
+            yield weight, None if weight.layer is None else moment(weight.layer)
 
 
 def _share_(
