@@ -22,6 +22,12 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
+def layer(node: object, index: int, shape: tuple[int, ...]) -> _compensate.Layer:
+    found = layer_of(node, index, shape)
+    assert found is not None
+    return found
+
+
 def rounded(values: np.ndarray, _: int) -> np.ndarray:
     return np.round(values)
 
@@ -104,7 +110,7 @@ def test_moments_are_those_of_the_layers_inputs(proto):
         helper.make_node("Conv", ["b", "second"], ["output"], "two"),
     ]
     model = proto(nodes, {"first": first, "second": second}, (TensorProto.FLOAT, ["N", 3, 12, 12]), ["N", 5, 10, 10])
-    layers = [layer_of(nodes[0], 1, first.shape), layer_of(nodes[2], 1, second.shape)]
+    layers = [layer(nodes[0], 1, first.shape), layer(nodes[2], 1, second.shape)]
     x = normal(70, 3, 12, 12, seed=2)
     got = _compensate.moments(model, layers, x)
     hidden = F.relu(F.conv2d(torch.from_numpy(x), torch.from_numpy(first), padding=1))
@@ -119,11 +125,11 @@ def test_moments_are_those_of_the_layers_inputs(proto):
 
 
 def test_only_so_many_moments_are_held_at_once(monkeypatch):
-    layers = [layer_of(helper.make_node("Conv", ["x", "w"], [f"y{i}"]), 1, (4, 10, 1, 1)) for i in range(5)]
+    layers = [layer(helper.make_node("Conv", ["x", "w"], [f"y{i}"]), 1, (4, 10, 1, 1)) for i in range(5)]
     runs = []
 
     def observed(_: object, part: list, __: object) -> list[int]:
-        runs.append([layer.node.output[0] for layer in part])
+        runs.append([one.node.output[0] for one in part])
         return [int(name[1:]) for name in runs[-1]]
 
     monkeypatch.setattr(_compensate, "moments", observed)
@@ -136,7 +142,7 @@ def test_only_so_many_moments_are_held_at_once(monkeypatch):
         runs.clear()
         monkeypatch.setattr(_compensate, "MAX_BYTES", n_bytes)
         moment = _compensate.observing(None, layers, np.zeros(1), most=most)
-        assert [moment(layer) for layer in layers] == [0, 1, 2, 3, 4]
+        assert [moment(one) for one in layers] == [0, 1, 2, 3, 4]
         assert runs == expected
 
 

@@ -238,7 +238,7 @@ def test_a_search_waits_for_what_another_process_is_at(trained, tmp_path, monkey
         waits.append(seconds)
         record.add(tmp_path, line)
 
-    monkeypatch.setattr(search.time, "sleep", wait)
+    monkeypatch.setattr("dimwise.plan.search.time.sleep", wait)
     again = search.search(asked)
     assert waits
     assert line in again.lines

@@ -47,6 +47,7 @@ NUMBERS = (
     "quantize(int4)",
     "quantize(dynamic)",
     "share(palette16)",
+    "quantize share(palette16)",
     "qat quantize",
 )
 """What is done to its numbers; what fails on the subject itself is not tried again."""
