@@ -55,6 +55,7 @@ def test_a_table_is_a_quarter_of_its_size(proto, texts, mode):
     model = tagger(proto)
     made, report = quantize(model, QuantizeConfig(mode=mode), texts)
     assert len(made.SerializeToString()) < 0.4 * len(model.SerializeToString())
+    assert report.cost_before["params"] == report.cost_after["params"] == N_WORDS * WIDTH + WIDTH * 40
     words = np.random.default_rng(2).integers(0, N_WORDS, (30, 7))
     want, got = outputs(model, words), outputs(made, words)
     assert np.abs(got - want).max() < 0.05 * np.abs(want).max()

@@ -321,11 +321,20 @@ def _scales(graph: Any) -> set[str]:
     found = {name for node in graph.node for name in list(node.input)[first.get(node.op_type, 99) :]}
     constants = {t.name for t in graph.initializer}
     makers = {name: node for node in graph.node for name in node.output}
+
+    def table(name: str) -> str:
+        """The constant whose rows a tensor is; empty for anything else."""
+        maker = makers.get(name)
+        rows = maker is not None and maker.op_type == "Gather" and maker.input[0] in constants
+        return str(maker.input[0]) if rows and maker is not None else ""
+
     for node in graph.node:
         if node.op_type != "Mul":
             continue
         for one, other in (node.input, reversed(node.input)):
             maker = makers.get(one)
+            if maker is not None and maker.op_type == "Cast" and table(maker.input[0]):
+                found.add(table(other) or other)  # rows of int8 times a scale each, or one for all
             if maker is None or other not in constants:
                 continue
             # int8 weights, or those of a palette, times scale
@@ -348,12 +357,14 @@ def _looked_up(graph: Any, shapes: dict[str, tuple[int, ...]], constants: set[st
 def _normalisation(graph: Any) -> set[str]:
     """Names of constants that meet the raw input before the first layer with weights."""
     layers = WEIGHTED | {"MatMulInteger", "DynamicQuantizeLSTM"}
+    tables = {t.name for t in graph.initializer if len(t.dims) > 1}
     constants = {t.name for t in graph.initializer}
     raw = {value.name for value in graph.input} - constants
     behind: set[str] = set()
     found: set[str] = set()
     for node in graph.node:
-        if node.op_type in layers or not behind.isdisjoint(node.input):
+        reads_rows = node.op_type == "Gather" and node.input[0] in tables
+        if node.op_type in layers or reads_rows or not behind.isdisjoint(node.input):
             behind.update(node.output)
         elif not raw.isdisjoint(node.input):
             raw.update(node.output)
