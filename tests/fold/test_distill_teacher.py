@@ -144,6 +144,14 @@ def test_blended_inputs_have_no_row_of_their_own(digits, network, augment):
     assert looks is evidence
 
 
+def test_answers_that_would_fill_the_memory_are_not_kept(digits, network, monkeypatch):
+    evidence = fold.evidence(digits, train=PLAIN, augment=AugmentConfig(crop=1))
+    ask = teachers.network_teacher(network)
+    assert teachers.lessons(network, ask, evidence, views=2, epochs=6)[0] is not evidence
+    monkeypatch.setattr(teachers, "_MOST_BYTES", 4 * 2 * 300 * 10 - 1)
+    assert teachers.lessons(network, ask, evidence, views=2, epochs=6)[0] is evidence
+
+
 def test_fine_tuning_asks_the_teacher_once_where_nothing_changes(digits, network):
     asked = []
     handle = network.register_forward_hook(lambda *_: asked.append(1))

@@ -23,6 +23,9 @@ from dimwise.train.evaluate import predict_outputs
 Teacher = Callable[[Tensor], Tensor]
 """Normalised inputs (B, ...) → raw scores (B, K) on the same device, without gradient."""
 
+_MOST_BYTES = 1 << 30
+"""Answers to augmented views are kept up to this size; beyond it the teacher is asked each time."""
+
 Lesson = Callable[[Tensor, Tensor, Task], tuple[Tensor, Tensor, Task]]
 """(inputs, targets of the batch, task) -> (the teacher's outputs, real targets, real task)."""
 
@@ -164,7 +167,9 @@ def lessons(teacher: Any, ask: Teacher, evidence: Evidence, *, views: int, epoch
     augment = evidence.augment
     if augment is None or may_be_asked_once(augment):
         return by_row(evidence), by_table(answers(teacher, evidence))
-    if not 0 < views < epochs or augment.mixup or augment.cutmix:  # blended inputs have no row of their own
+    kept_bytes = 4 * views * len(evidence.data.train) * evidence.data.n_outputs
+    blended = augment.mixup or augment.cutmix  # such inputs have no row of their own
+    if not 0 < views < epochs or blended or kept_bytes > _MOST_BYTES:
         return evidence, by_asking(ask)
     cycling = dataclasses.replace(evidence, augment=dataclasses.replace(augment, cycle_epochs=views))
     return by_row(cycling), by_memory(ask)
