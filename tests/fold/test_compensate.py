@@ -118,7 +118,7 @@ def test_moments_are_those_of_the_layers_inputs(proto):
         columns = F.unfold(seen, 3, padding=pad).transpose(0, 1).flatten(1).double().numpy()
         np.testing.assert_allclose(moment[0], columns @ columns.T / columns.shape[1], atol=0.02 * moment.max())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compensate, "MAX_POSITIONS", 5000)
+        patch.setattr(_compensate, "MAX_POSITIONS", 2000)
         few = _compensate.moments(model, layers, x)
     assert not np.array_equal(few[0], got[0])
     np.testing.assert_allclose(few[0], got[0], atol=0.1 * got[0].max())

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,6 +81,37 @@ def calibration_inputs(n: int, evidence: Evidence, *, fold: str) -> _onnx.Array:
     return chosen
 
 
+def activations(
+    model: Any, tensors: Sequence[str], inputs: _onnx.Array, *, fuse: bool
+) -> Callable[[], Iterator[dict[str, _onnx.Array]]]:
+    """A pass over the inputs, each time it is called: tensors inside a graph, in batches that memory allows.
+
+    Args:
+        model: a graph; not changed.
+        tensors: names of float tensors in it, each once.
+        inputs: (N, ...) raw inputs, N >= 1.
+        fuse: run it as it is served; otherwise node by node as written.
+    """
+    import onnx
+
+    graph = copy.deepcopy(model)
+    known = {v.name: v for v in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
+    del graph.graph.output[:]
+    for name in tensors:
+        unknown = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        graph.graph.output.append(known.get(name, unknown))
+    runner = _onnx.session(graph, fuse=fuse)
+    first = runner.run(None, next(_onnx.batches(model, inputs[:1], 1))) if _free_batch(model) else []
+    per_input = sum(value.nbytes for value in first) or MAX_BYTES
+    size = int(np.clip(MAX_BYTES // per_input, 1, 64))
+
+    def passes() -> Iterator[dict[str, _onnx.Array]]:
+        for feed in _onnx.batches(model, inputs, size):
+            yield dict(zip(tensors, runner.run(None, feed), strict=True))
+
+    return passes
+
+
 def observer(
     model: Any, tensors: list[str], inputs: _onnx.Array, *, levels: int = 255
 ) -> Callable[[str, float], dict[str, Range]]:
@@ -88,18 +119,7 @@ def observer(
 
     Arguments, results and errors are those of :func:`ranges`.
     """
-    graph = copy.deepcopy(model)
-    del graph.graph.output[:]
-    known = {v.name: v for v in (*model.graph.value_info, *model.graph.output, *model.graph.input)}
-    graph.graph.output.extend(known[name] for name in tensors)
-    runner = _onnx.session(graph, fuse=False)
-    first = runner.run(None, next(_onnx.batches(model, inputs[:1], 1))) if _free_batch(model) else []
-    per_input = sum(value.nbytes for value in first) or MAX_BYTES
-    size = int(np.clip(MAX_BYTES // per_input, 1, 64))
-
-    def passes() -> Iterable[dict[str, _onnx.Array]]:
-        for feed in _onnx.batches(model, inputs, size):
-            yield dict(zip(tensors, runner.run(None, feed), strict=True))
+    passes = activations(model, tensors, inputs, fuse=False)
 
     @functools.cache
     def extremes() -> dict[str, Range]:

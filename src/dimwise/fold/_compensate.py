@@ -14,17 +14,16 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from dimwise.fold import _onnx
+from dimwise.fold import _calibrate, _onnx
 
 Floats = NDArray[np.float64]
 Nearest = Callable[[Floats, int], Floats]
 """(values (R,) of one column, number of the column) -> the nearest ones that can be stored."""
 
-MAX_POSITIONS = 40_000
-"""Positions of a layer's inputs that are looked at; drawn evenly where there are more."""
+MAX_POSITIONS = 10_000
+"""Positions of a layer's inputs that are looked at in a batch; drawn where there are more."""
 MAX_BYTES = 256 * 2**20
 """Memory that the moments of layers that are observed at once may take."""
-BATCH = 32
 DAMPING = 0.01
 """Part of the mean second moment that is added to each, so that inputs that are seldom seen do not rule."""
 _BLOCK = 64  # columns whose errors are carried to the rest at once
@@ -123,38 +122,26 @@ def _patches(x: torch.Tensor, node: Any, shape: tuple[int, ...]) -> torch.Tensor
     return found.transpose(0, 1).reshape(found.shape[1], -1)
 
 
-def moments(model: Any, layers: Sequence[Layer], inputs: _onnx.Array, *, seed: int = 0) -> list[Floats]:
+def moments(model: Any, layers: Sequence[Layer], inputs: _onnx.Array) -> list[Floats]:
     """Second moments of what each layer multiplies, E[x xᵀ], over calibration inputs.
 
     Args:
         model: a graph, float or quantized, that holds the layers; not changed.
         layers: of this graph.
         inputs: (N, ...) raw inputs, N >= 1.
-        seed: of the positions that are drawn where there are too many.
 
     Returns:
         (G, K, K) float64 for each layer, in the squared unit of its inputs.
     """
-    import onnx
-
     names = [layer.node.input[1 - layer.index] for layer in layers]
-    graph = type(model)()
-    graph.CopyFrom(model)
-    del graph.graph.output[:]
-    for name in dict.fromkeys(names):
-        graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
-    runner = _onnx.session(graph)
-    n_batches = -(-len(inputs) // BATCH)
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     sums: list[Any] = [0.0] * len(layers)
     counts = [0] * len(layers)
-    for feed in _onnx.batches(model, inputs, BATCH):
-        seen = dict(zip(dict.fromkeys(names), runner.run(None, feed), strict=True))
+    for seen in _calibrate.activations(model, list(dict.fromkeys(names)), inputs, fuse=True)():
         for i, (layer, name) in enumerate(zip(layers, names, strict=True)):
             x = layer.columns(seen[name])
-            most = max(1, MAX_POSITIONS // n_batches)
-            if x.shape[2] > most:
-                x = x[:, :, generator.choice(x.shape[2], most, replace=False)]
+            if x.shape[2] > MAX_POSITIONS:
+                x = x[:, :, generator.choice(x.shape[2], MAX_POSITIONS, replace=False)]
             sums[i] = sums[i] + x @ x.transpose(0, 2, 1)
             counts[i] += x.shape[2]
     return [np.asarray(total, np.float64) / n for total, n in zip(sums, counts, strict=True)]
