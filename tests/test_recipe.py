@@ -118,7 +118,7 @@ def test_every_field_of_training_is_documented_with_its_default() -> None:
         ({"inner": 3}, "inner = 3 is not valid"),
         (
             {"numbers": "perhaps", "maybe": []},
-            r"numbers = 'perhaps' is not valid; expected .*\. 1 more after this one\.",
+            r"numbers = 'perhaps' is not valid; expected a list, such as .*\. 1 more after this one\.",
         ),
         ({"inner": {"size": True}}, r"recipe: inner\.size = True is not valid; expected a number"),
         ({"inner": {"size": "3"}}, r"inner\.size = '3' is not valid; expected a number"),

@@ -70,6 +70,8 @@ def build(cls: type[T], tree: Mapping[str, Any], source: str = "recipe") -> T:
 
 
 def _expected(message: str) -> str:
+    if message == "Input should be a valid tuple":
+        return 'a list, such as ["conv1", "conv2"]'
     text = message.removeprefix("Value error, ").removeprefix("Input should be ")
     return text[0].lower() + text[1:]
 
