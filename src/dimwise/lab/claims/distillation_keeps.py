@@ -2,12 +2,18 @@
 
 A teacher is trained on CIFAR-100, then students of several seeds learn from it. All are scored on the test set, and
 the quotient of the two accuracies is what a student keeps. To see what distillation has to do with it, the same
-students are also trained alone. ``benchmarks/distill.py`` goes on from the same networks.
+students are also trained alone for equal time: a step that asks the teacher takes longer than one that looks its
+answers up, as in epochs whose views were seen before. How much longer is measured first, the steps in turn, and the
+student that is alone trains so many epochs more, with its learning rate spread over all of them.
+``benchmarks/distill.py`` makes its record of the same networks.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import statistics
+import time
 from typing import Any
 
 import torch
@@ -17,13 +23,19 @@ from dimwise import fold, models
 from dimwise.data import load as load_data
 from dimwise.data.augment import AugmentConfig
 from dimwise.data.config import DataConfig
+from dimwise.data.grow import side_frac
 from dimwise.fold import DistillConfig, Evidence
+from dimwise.fold._teacher import ByIndex, by_asking, by_table, network_teacher
+from dimwise.fold.distill import taught_by
 from dimwise.lab.claims._frame import Claim, Setup, Verdict, at_least, kept
 from dimwise.measure import n_params
 from dimwise.models.init import he_init_
 from dimwise.recipe import as_dict
 from dimwise.seeds import derive
 from dimwise.train import TrainConfig, evaluate, fit
+from dimwise.train.loop import plain_step
+from dimwise.train.optimizer import optimizer as optimizer_of
+from dimwise.train.precision import choose
 
 CLAIM = Claim(
     id="N3",
@@ -36,7 +48,7 @@ CLAIM = Claim(
 
 NAME, TEACHER_WIDTH, STUDENT_WIDTH = "resnet20", 2.0, 1.0
 TRAIN = TrainConfig(
-    epochs=30,
+    epochs=20,
     batch_size=128,
     optimizer="nesterov",
     lr=0.2,
@@ -48,17 +60,20 @@ TRAIN = TrainConfig(
 AUGMENT = AugmentConfig(flip=True, crop=3, grow_from=0.625)
 LABEL_SMOOTHING = 0.05
 """Of students trained alone, as in the recipe ``cifar100``; what a teacher has to teach would be blurred by it."""
-DISTIL = DistillConfig(loss="dkd", standardise=False, weight=0.5, views=4)
-"""As Zhao et al. teach thin residual networks, labels and teacher alike; four views of each image at each size."""
+DISTIL = DistillConfig(loss="dkd", standardise=False, weight=0.5, views=2)
+"""As Zhao et al. teach thin residual networks, labels and teacher alike; two views of each image at each size."""
 
 
 def measure(setup: Setup) -> dict[str, Any]:
     """Accuracies on the test set of the teacher, and of students taught and alone, one row a seed."""
+    ratio = step_ratio(setup)
+    n_alone = epochs_alone(ratio, epochs(setup), DISTIL.views)
+    told = teacher(setup)[1]
     rows = [
-        {"seed": seed, "taught": taught(setup, seed), "alone": alone(setup, seed, epochs(setup))}
+        {"seed": seed, "taught": taught(setup, seed), "alone": alone(setup, seed, n_alone)}
         for seed in range(1 if setup.quick else setup.n_seeds)
     ]
-    return {"network": NAME, "distillation": as_dict(DISTIL), "teacher": teacher(setup)[1], "seeds": rows}
+    return {"network": NAME, "distillation": as_dict(DISTIL), "step_ratio": ratio, "teacher": told, "seeds": rows}
 
 
 def decide(measured: dict[str, Any]) -> Verdict:
@@ -86,6 +101,71 @@ def network(setup: Setup, width: float, seed: int) -> nn.Module:
     """The untrained network of that width."""
     torch.manual_seed(derive(seed, "init"))
     return he_init_(models.build(NAME, (3, 32, 32), 100, width=width / 4 if setup.quick else width))
+
+
+def epochs_alone(ratio: dict[str, Any], n_epochs: int, views: int) -> int:
+    """Epochs of the student alone that take as long as ``n_epochs`` with a teacher who is asked about new views only.
+
+    >>> epochs_alone({"taught": {"median": 1.5}, "looked_up": {"median": 1.0}}, 30, views=0)
+    45
+    """
+    seen: set[tuple[int, float]] = set()
+    work = plain = 0.0
+    for epoch in range(n_epochs):
+        side = side_frac(epoch, n_epochs, AUGMENT.grow_from)  # a step's work grows with the area
+        view = (epoch % views if views else epoch, side)
+        work += side**2 * ratio["looked_up" if view in seen else "taught"]["median"]
+        plain += side**2
+        seen.add(view)
+    return math.ceil(n_epochs * work / plain)
+
+
+def step_ratio(setup: Setup, n_pairs: int = 25) -> dict[str, Any]:
+    """How much longer a step takes that asks the teacher, or looks its answers up; in turn with a step of the student
+    alone, on one batch at the full size of the images, in the arithmetic that trains fastest; kept."""
+    evidence = looks(setup, 0)
+    return kept(setup.work, "ratio", _told(evidence), lambda: _ratios(setup, evidence, 3 if setup.quick else n_pairs))
+
+
+def _ratios(setup: Setup, evidence: Evidence, n_pairs: int) -> dict[str, Any]:
+    x = evidence.data.normalise(evidence.data.train.inputs[: evidence.train.batch_size])  # (B, 3, 32, 32)
+    y = evidence.data.train.targets[: len(x)]
+    student = network(setup, STUDENT_WIDTH, 0)
+    arithmetic = choose(student, x, y, evidence.task, evidence.train, device=torch.device("cpu")).arithmetic
+    student, x = arithmetic.model_(student).train(), arithmetic.inputs(x)
+    ask = network_teacher(network(setup, TEACHER_WIDTH, 0))
+    with arithmetic.context():
+        table = ask(x)
+    asked = taught_by(by_asking(ask), DISTIL, "classification")
+    looked_up = taught_by(by_table(table), DISTIL, "classification")
+    ways = (
+        ("taught", asked, y, evidence.task),
+        ("looked_up", looked_up, torch.arange(len(x)), ByIndex(evidence.task, y)),
+        ("alone", plain_step, y, evidence.task),
+    )
+    rule = optimizer_of(student, dataclasses.replace(evidence.train, lr=1e-4))
+    times: dict[str, list[float]] = {name: [] for name, *_ in ways}
+    for _ in range(n_pairs + 2):
+        for name, step, targets, task in ways:
+            start = time.perf_counter()
+            rule.zero_grad()
+            with arithmetic.context():
+                loss = step(student, x, targets, task)
+            loss.backward()
+            rule.step()
+            times[name].append(time.perf_counter() - start)
+    found = {name: _quotients(times[name][2:], times["alone"][2:]) for name in ("taught", "looked_up")}
+    return found | {"arithmetic": arithmetic.name}
+
+
+def _quotients(these: list[float], others: list[float]) -> dict[str, Any]:
+    ratios = [a / b for a, b in zip(these, others, strict=True)]
+    low, _, high = statistics.quantiles(ratios, n=4)
+    return {
+        "median": round(statistics.median(ratios), 4),
+        "quartiles": [round(low, 4), round(high, 4)],
+        "n": len(ratios),
+    }
 
 
 def teacher(setup: Setup) -> tuple[nn.Module, dict[str, Any]]:
