@@ -119,6 +119,32 @@ def test_a_precision_without_kernels_is_passed_over(monkeypatch: pytest.MonkeyPa
     assert [row["name"] for row in chosen(TrainConfig(layout="contiguous")).candidates] == ["fp32"]
 
 
+@pytest.mark.parametrize(("few_rows_ms", "tried"), [(1.0, True), (3.9, True), (4.1, False), (100.0, False)])
+def test_a_precision_that_a_few_rows_show_to_be_hopeless_never_sees_a_whole_batch(
+    monkeypatch: pytest.MonkeyPatch, few_rows_ms: float, tried: bool
+) -> None:
+    real, seen = precision._Trial.run, set()
+
+    def run(self: Any, n_steps: int) -> None:
+        real(self, n_steps)
+        low = self.arithmetic.precision == "bf16"
+        seen.add((self.arithmetic.name, len(self._x)))
+        few = len(self._x) < 8
+        self.times_ms = [(few_rows_ms if low else 1.0) if few else 20.0] * len(self.times_ms)
+
+    monkeypatch.setattr(precision._Trial, "run", run)
+    names = [row["name"] for row in chosen(TrainConfig(layout="contiguous")).candidates]
+    assert names == (["fp32", "bf16"] if tried else ["fp32"])
+    assert {("fp32", 2), ("bf16", 2), ("fp32", 8)} <= seen
+    assert (("bf16", 8) in seen) == tried
+
+
+def test_a_short_step_needs_no_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "_is_hopeless", lambda *told: pytest.fail("probed"))
+    monkeypatch.setattr(precision._Trial, "ms", 9.0)
+    assert len(chosen(TrainConfig(layout="contiguous")).candidates) == 2
+
+
 @pytest.mark.parametrize(("all_ms", "one_ms", "threads"), [(1.0, 2.0, 0), (1.0, 1.05, 1), (9.0, 1.0, 1)])
 def test_threads_that_hardly_help_are_left_idle(
     monkeypatch: pytest.MonkeyPatch, all_ms: float, one_ms: float, threads: int

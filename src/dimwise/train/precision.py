@@ -2,7 +2,8 @@
 
 bf16 is many times faster on a CPU that has matrix units for it and several times slower on one that has not;
 channels-last halves the time of one network and doubles that of another. So ``auto`` times the candidates on the
-real first batch and keeps the fastest whose loss agrees with plain fp32.
+real first batch and keeps the fastest whose loss agrees with plain fp32. A few rows tell first whether a precision is
+hopeless: without units for it one step of a large network took half a minute in bf16, and one second in fp32.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 _NOTHING_TO_GAIN_MS = 1.0  # a step this short is calls, not arithmetic: casts to bf16 would add some more
 _WORTH_THREADS = 0.9  # all threads must take at most so much of one thread's time
 _TRIAL_FRAC = 0.02  # of the training, for timing candidates; half as much again goes to the number of threads
+_LONG_STEP_MS = 10.0  # from here on a precision must show on a few rows that it is worth a whole step
+_FEW_FRAC = 1 / 16  # of the batch
+_HOPELESS = 4.0  # times as long as fp32
 _AGREE_FRAC = 0.02  # losses further apart than this after a few steps are not the same training
 
 
@@ -181,8 +185,16 @@ def _fastest(
     if plain_ms is not None and plain_ms < _NOTHING_TO_GAIN_MS:
         return Choice(candidates[0], [{"name": candidates[0].name, "ms": round(plain_ms, 4)}])
     trials = []
+    hopeless: dict[str, bool] = {candidates[0].precision: False}
     for arithmetic in candidates:
+        precision = arithmetic.precision
         try:
+            if precision not in hopeless:
+                hopeless[precision] = trials[0].ms > _LONG_STEP_MS and _is_hopeless(
+                    model, x, y, task, config, arithmetic, candidates[0]
+                )
+            if hopeless[precision]:
+                continue
             trial = _Trial(model, x, y, task, config, arithmetic)
             trial.run(3)
         except RuntimeError:  # a precision this device has no kernel for
@@ -203,6 +215,26 @@ def _fastest(
             rows.append({**fastest.row(reference), "name": alone.name, "ms": round(one_ms, 4)})
             return Choice(alone, rows)
     return Choice(fastest.arithmetic, rows)
+
+
+def _is_hopeless(
+    model: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    task: Task,
+    config: TrainConfig,
+    arithmetic: Arithmetic,
+    plainest: Arithmetic,
+) -> bool:
+    """Whether a few rows take several times as long as in the plainest arithmetic."""
+    n_few = max(2, round(_FEW_FRAC * len(x)))
+    these, plain = (_Trial(model, x[:n_few], y[:n_few], task, config, a) for a in (arithmetic, plainest))
+    plain.run(3)
+    these.run(1)
+    if these.times_ms[0] < _HOPELESS * plain.times_ms[0]:
+        return False
+    these.run(2)  # the first step makes kernels, which says little
+    return min(these.times_ms[1:]) > _HOPELESS * min(plain.times_ms[1:])
 
 
 def _race(trials: list[_Trial], budget_s: float) -> None:
