@@ -1,12 +1,14 @@
 """Compositions of folds against each single tool's default: score, bytes and milliseconds on one runtime.
 
-    python benchmarks/fold.py [NETWORK ...] [--seeds 3] [--work runs/fold] [--limit-s SECONDS] [--later WORD ...]
-                              [--quick]
+    python benchmarks/fold.py [NETWORK ...] [--seeds 3 | --seed K] [--work runs/fold] [--limit-s SECONDS]
+                              [--later WORD ...] [--quick]
 
 Each network is trained once a seed; its weights, every file that is made of it, and every score lie in the folder of
 work, so the measurement can be made in parts: with ``--limit-s`` no further part begins once so many seconds have
 passed, and with ``--later`` parts whose names hold a word are left for another time; the record names those that are
-missing, and the same command goes on. Milliseconds are measured at the end of a network's seed, all files in turns.
+missing, and the same command goes on. With ``--seed K`` one seed is measured and joins those that the record holds,
+which may come from another day or machine: speeds are compared within a seed. Milliseconds are measured at the end of a
+network's seed, all files in turns.
 
 What is shown to be better is chosen on the validation split; scores are those of the test split.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 import statistics
 import sys
 import time
@@ -26,7 +29,7 @@ from typing import Any
 import onnx
 import torch
 from _fold_peers import nncf_quantize, onnxruntime_static, plain_distillation, torch_pruning
-from _record import Record, data_dir, wait_until_quiet
+from _record import RECORDS, Record, data_dir, wait_until_quiet
 from torch import nn
 
 from dimwise import chain, fold, measure, models, ship
@@ -113,16 +116,25 @@ def main() -> int:
     rows: dict[str, list[dict[str, Any]]] = {}
     try:
         for name in names:
-            for seed in range(1 if told.quick else told.seeds):
+            for seed in [0] if told.quick else range(told.seeds) if told.seed is None else [told.seed]:
                 rows.setdefault(name, []).append(one_seed(name, seed, told.work, told.quick, limit, told.later))
     except OutOfTime as stop:
         print(f"stopped before {stop}; the same command goes on there")
         return 0
     for network, found in rows.items():
+        found = found if told.seed is None or told.quick else joined(network, found)
         print(network, summary(found))
         if not told.quick:
             print(recorded(network, found).write())
     return 0
+
+
+def joined(network: str, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """These seeds, and the others that the record of the network holds; in order."""
+    path = RECORDS / f"{_name(network)}.json"
+    held = json.loads(path.read_text("utf-8"))["figures"].get("seeds", []) if path.is_file() else []
+    by_seed = {row["seed"]: row for row in [*held, *rows]}
+    return [by_seed[seed] for seed in sorted(by_seed)]
 
 
 @dataclasses.dataclass
@@ -196,8 +208,12 @@ def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit, later:
         "valid": parts[FLOAT]["valid"],
         "bytes": measure.state_size_bytes(model),
     }
+    where = measure.environment()
     return {
         "seed": seed,
+        "date": time.strftime("%Y-%m-%d"),
+        "commit": where["commit"],
+        "cpu": f"{where['cpu']}, {where['cores']} cores, {where['capabilities'][-1] if where['capabilities'] else ''}",
         "parts": parts,
         "ours": [way for way in network.ways if way in parts],
         "peers": [peer for peer in peers(network) if peer in parts],
@@ -270,7 +286,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         if all("latency_ms" in row["parts"].get(part, {}) for row in rows)
     }
     eager = parts["eager"]
-    ours = {way: parts[way] for way in rows[0]["ours"] if way in parts}
+    ours = {way: parts[way] for way in rows[-1]["ours"] if way in parts}
     best = chosen_of(ours, eager, combined=rows[0]["combined"])
     told = {
         "best": best,
@@ -328,14 +344,15 @@ def recorded(name: str, rows: list[dict[str, Any]]) -> Record:
     """The record of one network, with what was asked beside what was measured."""
     command = f"python benchmarks/fold.py {name} --seeds {len(rows)}"
     what = f"compositions of folds against single tools on {name}, one runtime"
-    record = Record(f"fold_{name.replace('-', '_')}", command, what)
+    record = Record(_name(name), command, what)
+    record.notes += [f"seed {row['seed']}: {row['date']}, {row['cpu']}, commit {row['commit']}" for row in rows]
     record.notes.append(f"{len(rows)} seeds; onnxruntime on one thread, batch 1; means over the seeds")
     record.notes.append(f"quotients of milliseconds: medians of those within each of {ROUNDS} rounds")
     record.notes.append(f"scores are called equal within {EQUAL} points")
     record.notes += [f"not made yet, seed {row['seed']}: {', '.join(row['missing'])}" for row in rows if row["missing"]]
     told = summary(rows)
     chosen = told["chosen"]
-    record.figures["summary"] = told
+    record.figures |= {"summary": told, "seeds": rows}
     record.runs("eager latency", [row["parts"]["eager"]["latency_ms"] for row in rows], "ms")
     record.runs(f"latency of {chosen['best']}", [row["parts"][chosen["best"]]["latency_ms"] for row in rows], "ms")
     for part in told["parts"]:
@@ -373,6 +390,10 @@ def recorded(name: str, rows: list[dict[str, Any]]) -> Record:
     return record
 
 
+def _name(network: str) -> str:
+    return f"fold_{network.replace('-', '_')}"
+
+
 def _slug(part: str) -> str:
     return "".join(c if c.isalnum() else "-" for c in part).strip("-")
 
@@ -381,6 +402,7 @@ def _arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("networks", nargs="*", metavar="NETWORK", help="one of: " + ", ".join(NETWORKS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, metavar="K", help="only this one; it joins those of the record")
     parser.add_argument("--work", type=Path, default=Path("runs/fold"))
     parser.add_argument("--limit-s", type=float, default=0.0)
     parser.add_argument("--later", nargs="+", default=[], metavar="WORD")
