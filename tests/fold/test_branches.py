@@ -9,10 +9,10 @@ import torch
 from tests._networks import shown
 from torch import nn
 
-from dimwise.fold._branches import Constant
-from dimwise.fold._cut import cut, disagreement, silence
+from dimwise.fold._channels.branches import Constant
+from dimwise.fold._channels.cut import cut, disagreement, silence
+from dimwise.fold._channels.trace import trace
 from dimwise.fold._gather import evidence
-from dimwise.fold._trace import trace
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.measure import profile
 from dimwise.models import build

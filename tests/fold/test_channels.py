@@ -16,10 +16,10 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from dimwise.errors import ModelError
-from dimwise.fold._channels import Alive, Channels, stays
-from dimwise.fold._cut import cut, disagreement, guilty, silence
-from dimwise.fold._flow import Atoms
-from dimwise.fold._trace import trace
+from dimwise.fold._channels.cut import cut, disagreement, guilty, silence
+from dimwise.fold._channels.flow import Atoms
+from dimwise.fold._channels.groups import Alive, Channels, stays
+from dimwise.fold._channels.trace import trace
 from dimwise.measure import profile
 from dimwise.models._parts import chain
 from dimwise.models.resnet_cifar import PadShortcut

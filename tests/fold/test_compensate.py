@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from dimwise.fold import _compensate, _onnx
-from dimwise.fold._compensate import compensated, layer_of
+from dimwise.fold import _onnx
+from dimwise.fold._numbers import compensation
+from dimwise.fold._numbers.compensation import compensated, layer_of
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.fold.share import ShareConfig, share
 
@@ -22,7 +23,7 @@ def normal(*shape: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
 
 
-def layer(node: object, index: int, shape: tuple[int, ...]) -> _compensate.Layer:
+def layer(node: object, index: int, shape: tuple[int, ...]) -> compensation.Layer:
     found = layer_of(node, index, shape)
     assert found is not None
     return found
@@ -112,14 +113,14 @@ def test_moments_are_those_of_the_layers_inputs(proto):
     model = proto(nodes, {"first": first, "second": second}, (TensorProto.FLOAT, ["N", 3, 12, 12]), ["N", 5, 10, 10])
     layers = [layer(nodes[0], 1, first.shape), layer(nodes[2], 1, second.shape)]
     x = normal(70, 3, 12, 12, seed=2)
-    got = _compensate.moments(model, layers, x)
+    got = compensation.moments(model, layers, x)
     hidden = F.relu(F.conv2d(torch.from_numpy(x), torch.from_numpy(first), padding=1))
     for moment, seen, pad in ((got[0], torch.from_numpy(x), 1), (got[1], hidden, 0)):
         columns = F.unfold(seen, 3, padding=pad).transpose(0, 1).flatten(1).double().numpy()
         np.testing.assert_allclose(moment[0], columns @ columns.T / columns.shape[1], atol=0.02 * moment.max())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_compensate, "MAX_POSITIONS", 2000)
-        few = _compensate.moments(model, layers, x)
+        patch.setattr(compensation, "MAX_POSITIONS", 2000)
+        few = compensation.moments(model, layers, x)
     assert not np.array_equal(few[0], got[0])
     np.testing.assert_allclose(few[0], got[0], atol=0.1 * got[0].max())
 
@@ -132,7 +133,7 @@ def test_only_so_many_moments_are_held_at_once(monkeypatch):
         runs.append([one.node.output[0] for one in part])
         return [int(name[1:]) for name in runs[-1]]
 
-    monkeypatch.setattr(_compensate, "moments", observed)
+    monkeypatch.setattr(compensation, "moments", observed)
     for n_bytes, most, expected in (
         (2**20, 9, [["y0", "y1", "y2", "y3", "y4"]]),
         (2**20, 3, [["y0", "y1", "y2"], ["y3", "y4"]]),
@@ -140,8 +141,8 @@ def test_only_so_many_moments_are_held_at_once(monkeypatch):
         (10, 9, [["y0"], ["y1"], ["y2"], ["y3"], ["y4"]]),
     ):
         runs.clear()
-        monkeypatch.setattr(_compensate, "MAX_BYTES", n_bytes)
-        moment = _compensate.observing(None, layers, np.zeros(1), most=most)
+        monkeypatch.setattr(compensation, "MAX_BYTES", n_bytes)
+        moment = compensation.observing(None, layers, np.zeros(1), most=most)
         assert [moment(one) for one in layers] == [0, 1, 2, 3, 4]
         assert runs == expected
 

@@ -14,7 +14,7 @@ from torch import nn
 from dimwise import fold, models
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError, RecipeError, UserError
-from dimwise.fold._teacher import by_asking, network_teacher
+from dimwise.fold._teaching.teachers import by_asking, network_teacher
 from dimwise.fold.distill import (
     DistillConfig,
     distill,

@@ -10,7 +10,7 @@ from torch import nn
 from dimwise import models
 from dimwise.errors import ModelError
 from dimwise.fold import student
-from dimwise.fold._depth import Row, rows, shallower
+from dimwise.fold._teaching.depth import Row, rows, shallower
 
 
 def n_params(model: nn.Module) -> int:

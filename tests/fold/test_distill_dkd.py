@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from dimwise.errors import RecipeError
-from dimwise.fold._divergence import decoupled, divergence
+from dimwise.fold._teaching.divergence import decoupled, divergence
 from dimwise.fold.distill import DistillConfig, distillation_loss
 from dimwise.tasks import get
 

@@ -12,7 +12,7 @@ from dimwise import fold
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError
 from dimwise.fold import DistillConfig, distill
-from dimwise.fold._hints import Place, hint_loss, hinted, pairs, watching
+from dimwise.fold._teaching.feature_hints import Place, hint_loss, hinted, pairs, watching
 from dimwise.train import TrainConfig
 
 PLAIN = TrainConfig(epochs=4, lr=1e-2, precision="fp32", layout="contiguous", threads=1)

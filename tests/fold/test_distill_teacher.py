@@ -13,7 +13,7 @@ from dimwise.data.augment import AugmentConfig
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError, UserError
 from dimwise.fold import DistillConfig, distill
-from dimwise.fold import _teacher as teachers
+from dimwise.fold._teaching import teachers
 from dimwise.fold._tune import recover
 from dimwise.fold.distill import taught_by
 from dimwise.ship import graph

@@ -12,7 +12,8 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
 from dimwise import fold
-from dimwise.fold import _int4, _onnx
+from dimwise.fold import _onnx
+from dimwise.fold._numbers import int4
 from dimwise.fold._steps import parse
 from dimwise.fold.quantize import QuantizeConfig, quantize
 
@@ -68,7 +69,7 @@ def test_integers_chosen_by_the_inputs_cost_less_than_the_nearest(wide, four, ev
     looks = replace(evidence, data=replace(evidence.data, train=empty))
     nearest, _ = quantize(wide[1], QuantizeConfig(mode="weights", bits=4), looks)
     weight = wide[0][1].weight.detach().numpy().T.copy()
-    whole, scale = _int4.round_blocks(weight, 32)
+    whole, scale = int4.round_blocks(weight, 32)
     np.testing.assert_allclose(stored(nearest, weight.shape), whole * np.repeat(scale, 32, axis=0))
     x = digits.test.inputs.numpy()
     want = _onnx.outputs(wide[1], x)
@@ -136,7 +137,7 @@ def test_guilty_layers_go_back_to_eight_bits(evidence, proto):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 70), st.sampled_from([16, 32]))
 def test_rounding_is_never_off_by_more_than_a_step(seed, n_rows, block):
     w = np.random.default_rng(seed).normal(size=(n_rows, 3)).astype(np.float32)
-    whole, scale = _int4.round_blocks(w, block)
+    whole, scale = int4.round_blocks(w, block)
     steps = np.repeat(np.abs(scale), block, axis=0)[:n_rows]
     back = whole * np.repeat(scale, block, axis=0)[:n_rows]
     assert whole.min() >= -8
@@ -148,7 +149,7 @@ def test_rounding_is_never_off_by_more_than_a_step(seed, n_rows, block):
 @pytest.mark.parametrize("shape", [(5, 3), (4, 2)])
 def test_packing_is_what_onnx_reads(shape):
     whole = np.random.default_rng(0).integers(-8, 8, shape).astype(np.int8)
-    tensor = TensorProto(name="t", data_type=TensorProto.INT4, dims=shape, raw_data=_int4.pack(whole))
+    tensor = TensorProto(name="t", data_type=TensorProto.INT4, dims=shape, raw_data=int4.pack(whole))
     np.testing.assert_array_equal(numpy_helper.to_array(tensor).astype(np.int8), whole)
 
 

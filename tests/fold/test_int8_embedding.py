@@ -12,7 +12,8 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from dimwise import fold
-from dimwise.fold import _int8, _onnx
+from dimwise.fold import _onnx
+from dimwise.fold._numbers import int8
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.fold.share import ShareConfig, share
 
@@ -103,9 +104,9 @@ def test_a_table_named_in_skip_stays_float(proto, texts):
 
 def test_only_reads_along_the_first_axis_are_rows():
     node = helper.make_node("Gather", ["table", "input"], ["output"], "words")
-    assert _int8.reads_rows(node)
-    assert not _int8.reads_rows(helper.make_node("Gather", ["table", "input"], ["output"], "words", axis=1))
-    assert not _int8.reads_rows(helper.make_node("GatherND", ["table", "input"], ["output"], "words"))
+    assert int8.reads_rows(node)
+    assert not int8.reads_rows(helper.make_node("Gather", ["table", "input"], ["output"], "words", axis=1))
+    assert not int8.reads_rows(helper.make_node("GatherND", ["table", "input"], ["output"], "words"))
 
 
 def test_four_bit_places_halve_the_table_again(proto, texts):

@@ -16,12 +16,12 @@ from torch import Tensor, nn
 
 from dimwise.data.sets import Split
 from dimwise.errors import DataError, ModelError, UserError
-from dimwise.fold._allocate import allocate
-from dimwise.fold._channels import Alive, Channels
-from dimwise.fold._cut import silence
+from dimwise.fold._channels.cut import silence
+from dimwise.fold._channels.groups import Alive, Channels
+from dimwise.fold._channels.trace import trace
 from dimwise.fold._evidence import Evidence
-from dimwise.fold._importance import l1, taylor
-from dimwise.fold._trace import trace
+from dimwise.fold._pruning.allocate import allocate
+from dimwise.fold._pruning.importance import l1, taylor
 from dimwise.fold.prune import PruneConfig, plan, prune
 from dimwise.measure import n_params, profile, state_size_bytes
 from dimwise.models import MODELS, TOKENS, build

@@ -13,12 +13,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from dimwise.data.sets import Data, Normalise, Split
-from dimwise.fold._channels import Alive, Channels
-from dimwise.fold._cut import cut, disagreement, silence
+from dimwise.fold._channels.cut import cut, disagreement, silence
+from dimwise.fold._channels.groups import Alive, Channels
+from dimwise.fold._channels.heads import FewerHeads
+from dimwise.fold._channels.sizes import Resized
+from dimwise.fold._channels.trace import trace
 from dimwise.fold._gather import evidence as gathered
-from dimwise.fold._heads import FewerHeads
-from dimwise.fold._sizes import Resized
-from dimwise.fold._trace import trace
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.measure import profile
 from dimwise.train.config import TrainConfig

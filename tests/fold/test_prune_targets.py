@@ -13,14 +13,14 @@ from torch import Tensor, nn
 
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError
-from dimwise.fold._allocate import allocate, counting_params
-from dimwise.fold._cut import cut
+from dimwise.fold._channels.cut import cut
+from dimwise.fold._channels.trace import trace
 from dimwise.fold._evidence import Evidence
 from dimwise.fold._gather import evidence as gathered
-from dimwise.fold._importance import batch_norm_scale, l1, l2
-from dimwise.fold._sparse import penalising_step, sparse_training
-from dimwise.fold._speed import by_latency, by_sensitivity, eager_latency
-from dimwise.fold._trace import trace
+from dimwise.fold._pruning.allocate import allocate, counting_params
+from dimwise.fold._pruning.importance import batch_norm_scale, l1, l2
+from dimwise.fold._pruning.sparse import penalising_step, sparse_training
+from dimwise.fold._pruning.speed import by_latency, by_sensitivity, eager_latency
 from dimwise.fold.prune import PruneConfig, prune
 from dimwise.measure import n_params, profile
 from dimwise.models import build

@@ -12,9 +12,9 @@ from torch import nn
 
 from dimwise.data.sets import Split
 from dimwise.errors import DataError, MissingExtra, UserError
-from dimwise.fold._pt2e import quantize_pytorch
+from dimwise.fold._numbers.pt2e import quantize_pytorch
 
-PT2E = "dimwise.fold._pt2e"
+PT2E = "dimwise.fold._numbers.pt2e"
 
 
 def test_outputs_are_near_and_weights_are_int8(network, evidence, digits):

@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from dimwise import fold
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import DataError, ModelError, UserError
-from dimwise.fold import _int8, _onnx
-from dimwise.fold._grid import Rounded, rounded, rounded_weight
+from dimwise.fold import _onnx
 from dimwise.fold._modules import difference
+from dimwise.fold._numbers import int8
+from dimwise.fold._numbers.grid import Rounded, rounded, rounded_weight
 from dimwise.fold.qat import QatConfig, qat
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.models import MODELS, build
@@ -30,7 +31,7 @@ PLAIN = TrainConfig(epochs=2, lr=1e-2, precision="fp32", layout="contiguous", th
 
 def test_weights_fall_on_the_grid_of_the_exported_graph():
     w = torch.randn(5, 3, 2, 2, generator=torch.Generator().manual_seed(0), requires_grad=True)
-    whole, scale = _int8.round_weights(w.detach().numpy(), 0)
+    whole, scale = int8.round_weights(w.detach().numpy(), 0)
     got = rounded_weight(w)
     torch.testing.assert_close(got, torch.from_numpy(whole * scale), rtol=1e-6, atol=1e-7)
     got.sum().backward()
@@ -89,8 +90,8 @@ def test_the_grid_is_that_of_the_exported_graph(kind, network, digits, graph_of)
         whole.widening = False
         x = data.test.inputs
         on_grid, exact = whole(data.normalise(x)).numpy(), net(data.normalise(x)).numpy()
-    int8 = _onnx.outputs(made, x.numpy())
-    assert np.abs(on_grid - int8).mean() < 0.35 * np.abs(exact - int8).mean()
+    rounded = _onnx.outputs(made, x.numpy())
+    assert np.abs(on_grid - rounded).mean() < 0.35 * np.abs(exact - rounded).mean()
 
 
 def test_ranges_follow_the_batches_while_training_and_rest_while_evaluating():

@@ -14,8 +14,9 @@ from torch import nn
 from dimwise import fold
 from dimwise.data.sets import Data, Split
 from dimwise.errors import ArtifactError, DataError, ModelError, UserError
-from dimwise.fold import _calibrate, _int8, _onnx
-from dimwise.fold._nodes import plan
+from dimwise.fold import _onnx
+from dimwise.fold._numbers import calibration, int8
+from dimwise.fold._numbers.selection import plan
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.measure.cost import n_params
 from dimwise.measure.profiling import profile
@@ -192,8 +193,8 @@ def test_weights_mode_is_the_float_network_with_rounded_weights(graph, evidence,
     kept = {name: p.detach().clone() for name, p in rounded.named_parameters()}
     try:
         for p in rounded.parameters():
-            if p.dim() > 1 and p.numel() >= _int8.MIN_WEIGHTS:
-                whole, scale = _int8.round_weights(p.detach().numpy(), 0)
+            if p.dim() > 1 and p.numel() >= int8.MIN_WEIGHTS:
+                whole, scale = int8.round_weights(p.detach().numpy(), 0)
                 p.data = torch.from_numpy(whole * scale)
         with torch.no_grad():
             expected = rounded(digits.normalise(digits.test.inputs)).numpy()
@@ -304,9 +305,9 @@ def test_cost_of_a_graph_is_that_of_the_network(graph, network, evidence):
 # Calibration
 
 
-def observed(graph: onnx.ModelProto, digits: Data, method: str, percentile: float = 99.0) -> _calibrate.Range:
+def observed(graph: onnx.ModelProto, digits: Data, method: str, percentile: float = 99.0) -> calibration.Range:
     values = digits.train.inputs[:200].numpy()
-    return _calibrate.ranges(_onnx.optimised(graph), ["t0"], values, method=method, percentile=percentile)["t0"]
+    return calibration.ranges(_onnx.optimised(graph), ["t0"], values, method=method, percentile=percentile)["t0"]
 
 
 def test_minmax_is_the_minimum_and_maximum(graph, network, digits):
@@ -330,16 +331,16 @@ def test_percentile_is_numpys(graph, network, digits):
         values = network[0](digits.normalise(digits.train.inputs[:200])).numpy()
     smallest, largest = float(values.min()), float(values.max())
     expected = np.percentile(values[values != 0], [5, 95])
-    step = (largest - smallest) / _calibrate.N_BINS
+    step = (largest - smallest) / calibration.N_BINS
     assert observed(graph, digits, "percentile", percentile=90.0) == pytest.approx(expected, abs=1.01 * step)
 
 
 def test_a_far_outlier_is_clipped_and_uniform_values_are_not():
     rng = np.random.default_rng(0)
     counts, edges = np.histogram(np.append(rng.normal(size=50_000), 60.0), 2048)
-    assert _calibrate.least_divergence(counts.astype(float), edges)[1] < 8
-    assert _calibrate.least_error(counts.astype(float), edges)[1] < 58  # clipping it costs its square
-    for search in (_calibrate.least_divergence, _calibrate.least_error):
+    assert calibration.least_divergence(counts.astype(float), edges)[1] < 8
+    assert calibration.least_error(counts.astype(float), edges)[1] < 58  # clipping it costs its square
+    for search in (calibration.least_divergence, calibration.least_error):
         assert search(np.ones(2048), np.linspace(-1, 1, 2049)) == (-1, 1)
 
 
@@ -353,7 +354,7 @@ def test_least_error_is_the_best_of_its_candidates():
 
     largest = np.abs(values).max()
     best = min(error(max(values.min(), -t), min(values.max(), t)) for t in largest * np.linspace(0.05, 1, 60))
-    found = error(*_calibrate.least_error(counts.astype(float), edges))
+    found = error(*calibration.least_error(counts.astype(float), edges))
     assert found <= 1.02 * best
     assert found < 0.97 * error(values.min(), values.max())
 
@@ -363,9 +364,9 @@ def test_least_error_is_the_best_of_its_candidates():
 def test_ranges_stay_inside_the_extremes_and_hold_zero(heights, start):
     counts, edges = np.repeat(np.array(heights, float), 128), np.linspace(start, start + 60, 2049)
     found = [
-        _calibrate.cut_tails(counts, edges, 99.0),
-        _calibrate.least_error(counts, edges),
-        _calibrate.least_divergence(counts, edges),
+        calibration.cut_tails(counts, edges, 99.0),
+        calibration.least_error(counts, edges),
+        calibration.least_divergence(counts, edges),
     ]
     for low, high in found:
         assert min(start, 0) <= low <= 0 <= high <= max(start + 60, 0)
@@ -376,7 +377,7 @@ def test_ranges_stay_inside_the_extremes_and_hold_zero(heights, start):
 def test_rounding_is_never_off_by_more_than_half_a_step(seed, axis):
     w = np.random.default_rng(seed).normal(size=(5, 7)).astype(np.float32)
     w[2] = 0
-    whole, scale = _int8.round_weights(w, axis)
+    whole, scale = int8.round_weights(w, axis)
     assert np.abs(whole.astype(int)).max() == 127  # the whole range is used
     assert np.abs(w - whole * scale).max() <= 0.5001 * scale.max()
     assert (np.abs(w - whole * scale) <= 0.5001 * np.broadcast_to(scale, w.shape)).all()

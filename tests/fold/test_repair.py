@@ -13,7 +13,8 @@ from torch import nn
 from dimwise import fold
 from dimwise.data.sets import Split
 from dimwise.errors import RecipeError
-from dimwise.fold import _bias, _calibrate, _int8, _nodes, _onnx, _repair
+from dimwise.fold import _onnx
+from dimwise.fold._numbers import bias_correction, calibration, int8, repairs, selection
 from dimwise.fold.quantize import QuantizeConfig, quantize
 
 
@@ -144,10 +145,10 @@ def test_the_fewest_layers_that_will_do_are_kept():
             return 1
 
     def make(settings, kept):
-        return _repair.Made(Graph(), settings, [], {}, tuple(kept))
+        return repairs.Made(Graph(), settings, [], {}, tuple(kept))
 
     counts: dict[int, float] = {}
-    search = _repair.Search(make, lambda g: counts[id(g)], 1.0, float("inf"), fold.evidence.__globals__["SILENT"])
+    search = repairs.Search(make, lambda g: counts[id(g)], 1.0, float("inf"), fold.evidence.__globals__["SILENT"])
     looked = search.look
 
     def look(what, made):
@@ -155,7 +156,7 @@ def test_the_fewest_layers_that_will_do_are_kept():
         return looked(what, made)
 
     search.look = look  # type: ignore[method-assign]
-    _repair._keep_guilty(search, config, noise)
+    repairs._keep_guilty(search, config, noise)
     assert [row["n_kept"] for row in search.rows] == [1, 2, 3, 4, 6, 5]
     assert search.best is not None
     assert search.best.kept == ("l0", "l1", "l2", "l3", "l4")
@@ -166,23 +167,23 @@ def test_the_fewest_layers_that_will_do_are_kept():
 
 def test_sensitivity_is_signal_over_noise():
     exact = np.array([[3.0, 4.0]])
-    assert _repair._snr_db(exact, exact + 0.5) == pytest.approx(10 * np.log10(25 / 0.5))
-    assert _repair._snr_db(exact, exact) == np.inf
+    assert repairs._snr_db(exact, exact + 0.5) == pytest.approx(10 * np.log10(25 / 0.5))
+    assert repairs._snr_db(exact, exact) == np.inf
 
 
 def test_the_stretched_layers_are_the_most_sensitive(collapsing, evidence):
     before = _onnx.optimised(collapsing)
-    chosen, _ = _nodes.plan(before, QuantizeConfig())
+    chosen, _ = selection.plan(before, QuantizeConfig())
     inputs = evidence.data.train.inputs[:64].numpy()
-    ranges = _calibrate.ranges(
-        before, _int8.tensors_to_calibrate(before, chosen), inputs, method="minmax", percentile=99.0
+    ranges = calibration.ranges(
+        before, int8.tensors_to_calibrate(before, chosen), inputs, method="minmax", percentile=99.0
     )
 
     def alone(name: str):
-        return _int8.static(copy.deepcopy(before), {name}, ranges, per_channel=True, reduce_range=False, signed=False)
+        return int8.static(copy.deepcopy(before), {name}, ranges, per_channel=True, reduce_range=False, signed=False)
 
     layers = ["conv0", "conv2", "conv3", "gemm7", "gemm9"]
-    found = _repair.sensitivities({"": lambda: before} | {n: lambda n=n: alone(n) for n in layers}, inputs)
+    found = repairs.sensitivities({"": lambda: before} | {n: lambda n=n: alone(n) for n in layers}, inputs)
     assert set(list(found)[:2]) == {"conv0", "conv2"}
     assert list(found.values()) == sorted(found.values())
 
@@ -210,12 +211,12 @@ def test_bias_correction_brings_the_means_back(kind, proto):
         out = ["N", 5]
     before = onnx.shape_inference.infer_shapes(proto(nodes, constants, (TensorProto.FLOAT, shape), out))
     text = before.SerializeToString()
-    fixed = _bias.corrected(before, {"layer"}, x, per_channel=False)
+    fixed = bias_correction.corrected(before, {"layer"}, x, per_channel=False)
     assert before.SerializeToString() == text
 
     def shift(model: onnx.ModelProto) -> np.ndarray:
         weights = next(t for t in model.graph.initializer if t.name == "w")
-        whole, scale = _int8.round_weights(numpy_helper.to_array(weights), None)
+        whole, scale = int8.round_weights(numpy_helper.to_array(weights), None)
         weights.CopyFrom(numpy_helper.from_array(whole * scale, "w"))
         error = _onnx.outputs(model, x) - _onnx.outputs(before, x)
         return np.abs(error.mean(tuple(a for a in range(error.ndim) if a != 1))).max()
@@ -230,7 +231,7 @@ def test_bias_correction_counts_clipped_activations(proto):
     nodes = [helper.make_node("Gemm", ["input", "w", "b"], ["output"], "layer")]
     constants = {"w": np.full((1, 1), 2.0, np.float32), "b": np.zeros(1, np.float32)}
     model = onnx.shape_inference.infer_shapes(proto(nodes, constants, (TensorProto.FLOAT, ["N", 1]), ["N", 1]))
-    fixed = _bias.corrected(model, {"layer"}, x, ranges={"input": (0.0, 1.0)})
+    fixed = bias_correction.corrected(model, {"layer"}, x, ranges={"input": (0.0, 1.0)})
     bias = next(numpy_helper.to_array(t) for t in fixed.graph.initializer if t.name == fixed.graph.node[0].input[2])
     assert bias[0] == pytest.approx(2 * (1.0 - 0.75), abs=0.02)  # means of x and of min(x, 1)
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from dimwise.errors import ModelError, UserError
 from dimwise.fold import _onnx
-from dimwise.fold._palette import nearest_entry, pack, palette
+from dimwise.fold._numbers.palettes import nearest_entry, pack, palette
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.fold.share import WORDS, ShareConfig, share
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dimwise.data.augment import AugmentConfig
 from dimwise.errors import DataError
 from dimwise.fold._evidence import Evidence
-from dimwise.fold._teacher import lessons, network_teacher
+from dimwise.fold._teaching.teachers import lessons, network_teacher
 from dimwise.fold.distill import KINDS, DistillConfig, taught_by
 from dimwise.seeds import derive
 from dimwise.train.fit import fit

@@ -44,10 +44,10 @@ from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
 from dimwise.errors import ModelError, UserError
-from dimwise.fold import _hints, _teacher
-from dimwise.fold._divergence import KINDS, check_kind, decoupled, divergence, standardise
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._students import seeded, student
+from dimwise.fold._teaching import feature_hints, teachers
+from dimwise.fold._teaching.divergence import KINDS, check_kind, decoupled, divergence, standardise
+from dimwise.fold._teaching.students import seeded, student
 from dimwise.measure import evaluating
 from dimwise.models import build
 from dimwise.models.config import known
@@ -140,10 +140,10 @@ def distill(
     if isinstance(model, nn.Module):
         device = next((p.device for p in model.parameters()), torch.device("cpu"))
         network = copy.deepcopy(model).eval().requires_grad_(False)
-        ask = _teacher.network_teacher(network)
+        ask = teachers.network_teacher(network)
     else:
         device, network = torch.device("cpu"), None
-        ask = _teacher.graph_teacher(model, evidence.data.normalise)
+        ask = teachers.graph_teacher(model, evidence.data.normalise)
     _check_outputs(ask, pupil.to(device), example.to(device))
     settings = dataclasses.replace(
         evidence.train,
@@ -151,10 +151,10 @@ def distill(
         seed=derive(evidence.seed, "distill"),
         compile="no" if config.hints else evidence.train.compile,  # what is compiled is not looked into
     )
-    looks, lesson = evidence, _teacher.by_asking(ask)
+    looks, lesson = evidence, teachers.by_asking(ask)
     if config.cache and config.weight > 0 and not config.hints:
         keeps = network if network is not None else model
-        looks, lesson = _teacher.lessons(keeps, ask, evidence, views=config.views, epochs=settings.epochs)
+        looks, lesson = teachers.lessons(keeps, ask, evidence, views=config.views, epochs=settings.epochs)
     with _with_hints(pupil, network, config, evidence, device) as (learner, features):
         step = taught_by(lesson, config, kind, features)
         fit(learner, looks.data, looks.task, settings, augment=looks.augment, step=step, progress=evidence.progress)
@@ -165,7 +165,7 @@ def distill(
 
 
 def taught_by(
-    lesson: _teacher.Lesson, config: DistillConfig, kind: str, features: Callable[[], Tensor] | None = None
+    lesson: teachers.Lesson, config: DistillConfig, kind: str, features: Callable[[], Tensor] | None = None
 ) -> StepFunction:
     """The training step of distillation.
 
@@ -196,14 +196,14 @@ def _with_hints(
         yield pupil, None
         return
     example = evidence.example.to(device)
-    found = _hints.pairs(config.hints, network, pupil, example)
+    found = feature_hints.pairs(config.hints, network, pupil, example)
     with seeded(derive(evidence.seed, "hints")):
-        learner = _hints.hinted(pupil, network, found, example)
+        learner = feature_hints.hinted(pupil, network, found, example)
     with (
-        _hints.watching(network, [t for t, _ in found]) as seen_t,
-        _hints.watching(pupil, [s for _, s in found]) as seen_s,
+        feature_hints.watching(network, [t for t, _ in found]) as seen_t,
+        feature_hints.watching(pupil, [s for _, s in found]) as seen_s,
     ):
-        yield learner, lambda: _hints.hint_loss(learner.regressors, seen_s, seen_t)
+        yield learner, lambda: feature_hints.hint_loss(learner.regressors, seen_s, seen_t)
 
 
 def distillation_loss(
@@ -315,10 +315,10 @@ def _check_teacher(model: Any, config: DistillConfig, evidence: Evidence, *, has
             expected="a torch.nn.Module as teacher",
             next_step="Set distill.hints=''.",
         )
-    _teacher.check_sizes(model, evidence.augment)
+    teachers.check_sizes(model, evidence.augment)
 
 
-def _check_outputs(ask: _teacher.Teacher, pupil: nn.Module, example: Tensor) -> None:
+def _check_outputs(ask: teachers.Teacher, pupil: nn.Module, example: Tensor) -> None:
     with evaluating(pupil):
         try:
             given, wanted = tuple(pupil(example).shape), tuple(ask(example).shape)

@@ -38,8 +38,8 @@ from torch import Tensor, fx, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dimwise.errors import DataError, ModelError
+from dimwise.fold._channels.look import Look, kind
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._look import Look, kind
 from dimwise.fold._modules import difference, probe, require_network, swap_
 from dimwise.fold.fuse import find as find_norms
 from dimwise.fold.fuse import folded

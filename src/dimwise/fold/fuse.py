@@ -36,8 +36,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from dimwise.errors import ModelError
+from dimwise.fold._channels.look import Look, kind
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._look import Look, kind
 from dimwise.fold._modules import difference, probe, require_known, require_network, swap_
 from dimwise.recipe import config
 

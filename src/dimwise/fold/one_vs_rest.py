@@ -41,7 +41,7 @@ from dimwise.fold._components import logistic
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._extract import extractor
 from dimwise.fold._modules import difference, probe, require_network, swap_
-from dimwise.fold._students import student
+from dimwise.fold._teaching.students import student
 from dimwise.fold.reduce import grid
 from dimwise.measure import evaluating
 from dimwise.recipe import config

@@ -56,16 +56,25 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dimwise.errors import ModelError, UserError
-from dimwise.fold._allocate import Order, allocate, counting_params, legal, smallest
-from dimwise.fold._branches import Constant, Unread, gone
-from dimwise.fold._channels import Alive, Axis, Channels
-from dimwise.fold._cut import cut, disagreement, guilty
+from dimwise.fold._channels.branches import Constant, Unread, gone
+from dimwise.fold._channels.cut import cut, disagreement, guilty
+from dimwise.fold._channels.groups import Alive, Axis, Channels
+from dimwise.fold._channels.trace import trace
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._importance import Scores, batch_norm_scale, l1, l2, taylor
 from dimwise.fold._modules import probe
-from dimwise.fold._sparse import sparse_training
-from dimwise.fold._speed import LatencyOf, by_latency, by_sensitivity, eager_latency, limit_ms, one, sized, to_latency
-from dimwise.fold._trace import trace
+from dimwise.fold._pruning.allocate import Order, allocate, counting_params, legal, smallest
+from dimwise.fold._pruning.importance import Scores, batch_norm_scale, l1, l2, taylor
+from dimwise.fold._pruning.sparse import sparse_training
+from dimwise.fold._pruning.speed import (
+    LatencyOf,
+    by_latency,
+    by_sensitivity,
+    eager_latency,
+    limit_ms,
+    one,
+    sized,
+    to_latency,
+)
 from dimwise.fold._tune import recover, training_batches
 from dimwise.measure import n_params, profile
 from dimwise.recipe import config

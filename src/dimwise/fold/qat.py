@@ -36,8 +36,8 @@ from torch import Tensor, nn
 
 from dimwise.errors import DataError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._grid import Rounded
 from dimwise.fold._modules import probe, require_network
+from dimwise.fold._numbers.grid import Rounded
 from dimwise.fold._tune import recover
 from dimwise.fold.fuse import find, folded
 from dimwise.measure import evaluating

@@ -50,10 +50,11 @@ import torch
 from pydantic import Field
 
 from dimwise.errors import RecipeError, UserError
-from dimwise.fold import _bias, _calibrate, _compensate, _int4, _int8, _nodes, _onnx
+from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._nodes import plan
-from dimwise.fold._repair import Made, Make, Search, repair
+from dimwise.fold._numbers import bias_correction, calibration, compensation, int4, int8, selection
+from dimwise.fold._numbers.repairs import Made, Make, Search, repair
+from dimwise.fold._numbers.selection import plan
 from dimwise.recipe import config
 
 N_RANKING = 64
@@ -212,35 +213,35 @@ def _workshop(
     def prepared(split: bool) -> Any:
         ready = copy.deepcopy(graph)
         if split:
-            _int8.split_gemms(ready)
+            int8.split_gemms(ready)
         return ready
 
     @functools.cache
-    def calibration(n: int) -> _onnx.Array:
-        return _calibrate.calibration_inputs(n, evidence, fold="quantize")
+    def drawn(n: int) -> _onnx.Array:
+        return calibration.calibration_inputs(n, evidence, fold="quantize")
 
     @functools.cache
-    def observer(n: int) -> Callable[[str, float], dict[str, _calibrate.Range]]:
-        inputs = calibration(n)
+    def observer(n: int) -> Callable[[str, float], dict[str, calibration.Range]]:
+        inputs = drawn(n)
         everything, _ = plan(graph, QuantizeConfig())
         with evidence.progress.stage("calibrate"):
-            return _calibrate.observer(graph, _int8.tensors_to_calibrate(graph, everything), inputs)
+            return calibration.observer(graph, int8.tensors_to_calibrate(graph, everything), inputs)
 
     @functools.cache
-    def moment(n: int) -> Callable[[_compensate.Layer], _compensate.Floats] | None:
+    def moment(n: int) -> Callable[[compensation.Layer], compensation.Floats] | None:
         if not len(evidence.data.train):
             return None
         ready = prepared(True)
         constants = {t.name: t for t in ready.graph.initializer}
-        fits = [node for node in ready.graph.node if _int4.fits(node, constants, 1)]
-        found = (_compensate.layer_of(node, 1, constants[node.input[1]].dims) for node in fits)
-        return _compensate.observing(ready, [layer for layer in found if layer is not None], calibration(n))
+        fits = [node for node in ready.graph.node if int4.fits(node, constants, 1)]
+        found = (compensation.layer_of(node, 1, constants[node.input[1]].dims) for node in fits)
+        return compensation.observing(ready, [layer for layer in found if layer is not None], drawn(n))
 
     def start(config: QuantizeConfig) -> Any:
         return prepared(config.mode == "dynamic" or config.bits == 4)
 
     def inputs(config: QuantizeConfig) -> _onnx.Array:
-        return calibration(config.n_calibration)
+        return drawn(config.n_calibration)
 
     def rewritten(config: QuantizeConfig, chosen: set[str], kept: Container[str]) -> Any:
         before = start(config)
@@ -248,14 +249,14 @@ def _workshop(
         if config.mode == "static":
             ranges = observer(config.n_calibration)(config.calibration, config.percentile)
         if config.bias_correction:
-            before = _bias.corrected(before, chosen, inputs(config), ranges=ranges, **_grid(config))
+            before = bias_correction.corrected(before, chosen, inputs(config), ranges=ranges, **_grid(config))
         seen = moment(config.n_calibration) if config.bits == 4 else None
         return _rewrite(copy.deepcopy(before), chosen, config, ranges, kept, seen)
 
     def make(config: QuantizeConfig, kept: dict[str, str]) -> Made:
         before = start(config)
         chosen, untouched = plan(before, config, {} if config.bits == 4 else kept)
-        rows = _nodes.rows(before, chosen, config, kept)
+        rows = selection.rows(before, chosen, config, kept)
         after = _onnx.compact(rewritten(config, chosen, kept))
         after.producer_name, after.producer_version = given.producer_name, given.producer_version
         return Made(after, config, rows, untouched, tuple(kept))
@@ -263,9 +264,9 @@ def _workshop(
     def only(config: QuantizeConfig) -> dict[str, Callable[[], Any]]:
         before = start(config)
         chosen, _ = plan(before, config)
-        names = [n.name for n in before.graph.node if n.name in chosen and n.op_type not in _int8.MOVERS]
+        names = [n.name for n in before.graph.node if n.name in chosen and n.op_type not in int8.MOVERS]
         if config.bits == 4:
-            names = [row["name"] for row in _nodes.rows(before, chosen, config, {}) if row["bits"] == 4]
+            names = [row["name"] for row in selection.rows(before, chosen, config, {}) if row["bits"] == 4]
         alone = {name: functools.partial(rewritten, config, {name}, ()) for name in names}
         return {"": lambda: before} | alone
 
@@ -285,17 +286,17 @@ def _rewrite(
     model: Any,
     chosen: set[str],
     config: QuantizeConfig,
-    ranges: dict[str, _calibrate.Range] | None,
+    ranges: dict[str, calibration.Range] | None,
     kept: Container[str],
-    moment: Callable[[_compensate.Layer], _compensate.Floats] | None,
+    moment: Callable[[compensation.Layer], compensation.Floats] | None,
 ) -> Any:
-    chosen = chosen - _int8.embeddings(model, chosen, per_channel=config.per_channel)
+    chosen = chosen - int8.embeddings(model, chosen, per_channel=config.per_channel)
     if not chosen:  # to onnxruntime no names mean all of them
         return model
     if ranges is not None:
-        return _int8.static(model, chosen, ranges, **_grid(config))
+        return int8.static(model, chosen, ranges, **_grid(config))
     if config.mode == "dynamic":
-        return _int8.dynamic(model, chosen, per_channel=config.per_channel, reduce_range=config.reduce_range)
-    few = _nodes.four_bits(model, chosen, config, kept)
-    made = _int8.weights(model, chosen - few, per_channel=config.per_channel)
-    return _int4.weights(made, few, block=config.block, moment=moment) if few else made
+        return int8.dynamic(model, chosen, per_channel=config.per_channel, reduce_range=config.reduce_range)
+    few = selection.four_bits(model, chosen, config, kept)
+    made = int8.weights(model, chosen - few, per_channel=config.per_channel)
+    return int4.weights(made, few, block=config.block, moment=moment) if few else made

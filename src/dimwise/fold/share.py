@@ -40,10 +40,11 @@ import torch
 from pydantic import Field
 
 from dimwise.errors import ModelError, UserError, nearest
-from dimwise.fold import _compensate, _int8, _onnx
-from dimwise.fold._calibrate import calibration_inputs
+from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._palette import nearest_entry, pack, palette
+from dimwise.fold._numbers import compensation, int8
+from dimwise.fold._numbers.calibration import calibration_inputs
+from dimwise.fold._numbers.palettes import nearest_entry, pack, palette
 from dimwise.recipe import config
 
 WORDS: dict[str, dict[str, Any]] = {"palette16": {"bits": 4}, "palette256": {"bits": 8}}
@@ -158,7 +159,7 @@ class _Weight:
     """Of its output channels; None for int8 weights, whose scales are elsewhere."""
     position: int
     """Of the node in the graph."""
-    layer: _compensate.Layer | None
+    layer: compensation.Layer | None
     """What is known of its inputs' shape; None for kinds that are not looked at."""
 
 
@@ -170,17 +171,17 @@ def _weights(model: Any, bits: int) -> Iterator[_Weight]:
     readers = {name: (i, node) for i, node in enumerate(model.graph.node) for name in node.input}
     seen: set[str] = set()
     for i, node in enumerate(model.graph.node):
-        rows = _int8.reads_rows(node)
+        rows = int8.reads_rows(node)
         whole = constants.get(node.input[0]) if rows or node.op_type == "DequantizeLinear" else None
         if bits == 4 and whole is not None and whole.data_type == onnx.TensorProto.INT8 and len(whole.dims) > 1:
             at, reader = (i, node) if rows else readers.get(node.output[0], (i, node))
             index = 0 if reader is node else list(reader.input).index(node.output[0])
-            layer = _compensate.layer_of(reader, index, whole.dims)
+            layer = compensation.layer_of(reader, index, whole.dims)
             yield from _once(seen, _Weight(reader.name or whole.name, reader.op_type, whole.name, None, at, layer))
             continue
-        for index, axis in _int8.weight_axes(node, constants).items():
+        for index, axis in int8.weight_axes(node, constants).items():
             name = node.input[index]
-            layer = _compensate.layer_of(node, index, constants[name].dims)
+            layer = compensation.layer_of(node, index, constants[name].dims)
             yield from _once(seen, _Weight(node.name or name, node.op_type, name, axis, i, layer))
 
 
@@ -192,7 +193,7 @@ def _once(seen: set[str], weight: _Weight) -> Iterator[_Weight]:
 
 def _observed(
     model: Any, weights: list[_Weight], config: ShareConfig, evidence: Evidence
-) -> Iterator[tuple[_Weight, _compensate.Floats | None]]:
+) -> Iterator[tuple[_Weight, compensation.Floats | None]]:
     """Each weight with the moments of its inputs, as they are once the layers before it are shared; None without."""
     looked_at = config.bits == 4 and config.n_calibration and len(evidence.data.train)
     if not looked_at:
@@ -200,7 +201,7 @@ def _observed(
         return
     inputs = calibration_inputs(config.n_calibration, evidence, fold="share")
     layers = [weight.layer for weight in weights if weight.layer is not None]
-    moment = _compensate.observing(model, layers, inputs, most=_AT_ONCE)
+    moment = compensation.observing(model, layers, inputs, most=_AT_ONCE)
     with evidence.progress.stage("share", len(weights)) as bar:
         for done, weight in enumerate(weights):
             bar.update(done, weight.node)
@@ -208,7 +209,7 @@ def _observed(
 
 
 def _share_(
-    model: Any, weight: _Weight, config: ShareConfig, moment: _compensate.Floats | None
+    model: Any, weight: _Weight, config: ShareConfig, moment: compensation.Floats | None
 ) -> dict[str, Any] | None:
     """Put a palette in the place of a tensor, in place; None, and nothing done, when that would take more bytes."""
     import onnx
@@ -253,7 +254,7 @@ def _share_(
 
 
 def _compensated(
-    values: _onnx.Array, entries: _onnx.Array, layer: _compensate.Layer | None, moment: _compensate.Floats
+    values: _onnx.Array, entries: _onnx.Array, layer: compensation.Layer | None, moment: compensation.Floats
 ) -> _onnx.Array:
     """For each weight the entry that serves the layer's outputs best; where zeros are frequent they stay."""
     assert layer is not None
@@ -262,10 +263,10 @@ def _compensated(
     if 0 not in entries or still.mean() * len(entries) < 1:
         still[:] = False
 
-    def nearest_to(column: _compensate.Floats, _: int) -> _compensate.Floats:
+    def nearest_to(column: compensation.Floats, _: int) -> compensation.Floats:
         return entries[nearest_entry(column, entries)].astype(np.float64)
 
-    made = [_compensate.compensated(w, m, nearest_to, still=s) for w, m, s in zip(rows, moment, still, strict=True)]
+    made = [compensation.compensated(w, m, nearest_to, still=s) for w, m, s in zip(rows, moment, still, strict=True)]
     return layer.values(np.stack(made))
 
 

@@ -184,7 +184,7 @@ def _fastest(
     """The race on the threads at hand; the last arguments as in :func:`choose`, and what the plainest takes."""
     if plain_ms is not None and plain_ms < _NOTHING_TO_GAIN_MS:
         return Choice(candidates[0], [{"name": candidates[0].name, "ms": round(plain_ms, 4)}])
-    trials = []
+    trials: list[_Trial] = []
     hopeless: dict[str, bool] = {candidates[0].precision: False}
     for arithmetic in candidates:
         precision = arithmetic.precision

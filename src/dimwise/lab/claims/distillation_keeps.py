@@ -25,7 +25,7 @@ from dimwise.data.augment import AugmentConfig
 from dimwise.data.config import DataConfig
 from dimwise.data.grow import side_frac
 from dimwise.fold import DistillConfig, Evidence
-from dimwise.fold._teacher import ByIndex, by_asking, by_table, network_teacher
+from dimwise.fold._teaching.teachers import ByIndex, by_asking, by_table, network_teacher
 from dimwise.fold.distill import taught_by
 from dimwise.lab.claims._frame import Claim, Setup, Verdict, at_least, kept
 from dimwise.measure import n_params

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dimwise.fold import _compensate
+from dimwise.fold._numbers import compensation
 
 OPSET = 21
 """The first opset whose DequantizeLinear knows int4 and blocks."""
@@ -32,7 +32,11 @@ def fits(node: Any, constants: dict[str, Any], block: int) -> bool:
 
 
 def weights(
-    model: Any, chosen: set[str], *, block: int, moment: Callable[[_compensate.Layer], _compensate.Floats] | None = None
+    model: Any,
+    chosen: set[str],
+    *,
+    block: int,
+    moment: Callable[[compensation.Layer], compensation.Floats] | None = None,
 ) -> Any:
     """The graph with the weights of the chosen products in 4 bits; a new graph, of opset 21 at least.
 
@@ -55,7 +59,7 @@ def weights(
             continue
         name = node.input[1]
         if name not in done:
-            layer = _compensate.layer_of(node, 1, constants[name].dims) if moment is not None else None
+            layer = compensation.layer_of(node, 1, constants[name].dims) if moment is not None else None
             seen = moment(layer) if moment is not None and layer is not None else None
             whole, scale = round_blocks(onnx.numpy_helper.to_array(constants[name]), block, seen)
             done[name] = f"{name}_4bit"
@@ -74,7 +78,7 @@ def weights(
 
 
 def round_blocks(
-    weights: NDArray[np.float32], block: int, moment: _compensate.Floats | None = None
+    weights: NDArray[np.float32], block: int, moment: compensation.Floats | None = None
 ) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
     """Nearest multiples, −8 to 7, of one scale per block: w ≈ s q, s = w* / −8 with w* the largest |w| of the block.
 
@@ -104,11 +108,11 @@ def round_blocks(
         whole = np.clip(np.round(blocks / scale[:, None]), -8, 7).astype(np.int8)
         return whole.reshape(-1, n_columns)[:n_rows], scale
 
-    def nearest(column: _compensate.Floats, row: int) -> _compensate.Floats:
+    def nearest(column: compensation.Floats, row: int) -> compensation.Floats:
         step = scale[row // block].astype(np.float64)
         return np.clip(np.round(column / step), -8, 7) * step
 
-    made = _compensate.compensated(weights.T.astype(np.float64), moment[0], nearest).T  # (K, N)
+    made = compensation.compensated(weights.T.astype(np.float64), moment[0], nearest).T  # (K, N)
     steps = np.repeat(scale, block, axis=0)[:n_rows]
     return np.round(made / steps).astype(np.int8), scale
 

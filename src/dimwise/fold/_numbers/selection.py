@@ -7,7 +7,8 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from dimwise.errors import ModelError, nearest
-from dimwise.fold import _int4, _int8, _onnx
+from dimwise.fold import _onnx
+from dimwise.fold._numbers import int4, int8
 
 if TYPE_CHECKING:
     from dimwise.fold.quantize import QuantizeConfig
@@ -38,7 +39,7 @@ def plan(
     nodes = list(model.graph.node)
     constants = {t.name: t for t in model.graph.initializer}
     _refuse_unknown(config.skip, [node.name for node in nodes])
-    layers = [node.name for node in nodes if _int8.weight_axes(node, constants)]
+    layers = [node.name for node in nodes if int8.weight_axes(node, constants)]
     ends = {layers[0], layers[-1]} if config.keep_first_last and layers else set()
     kinds = {v.name: v.type.tensor_type.elem_type for v in model.graph.value_info}
     shaped: set[str] = set()  # tensors behind the first layer with weights
@@ -62,13 +63,13 @@ def plan(
             continue  # these modes take layers with weights only: no news
         elif not shaped.issuperset(node.output):
             why = "before the first layer with weights: raw inputs are normalised exactly"
-        elif node.op_type not in _int8.STATIC_OPS or node.domain not in ("", "ai.onnx"):
+        elif node.op_type not in int8.STATIC_OPS or node.domain not in ("", "ai.onnx"):
             why = f"no int8 kernel for {node.op_type}"
         else:
             why = "" if low.issuperset(flowing) else "some of its input is float"
         if not why:
             chosen.add(node.name)
-            low.update(() if _int8.reads_rows(node) else node.output)  # rows are multiplied out where they are read
+            low.update(() if int8.reads_rows(node) else node.output)  # rows are multiplied out where they are read
         elif kinds.get(node.output[0], onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT:
             untouched[node.name] = why  # arithmetic on shapes is no news either
     if not chosen:
@@ -96,10 +97,10 @@ def _why_not(node: Any, constants: dict[str, Any], mode: str) -> str:
     import onnx
 
     if mode == "weights":
-        return "" if _int8.weight_axes(node, constants) else "its weights are few, or not constants"
-    if _int8.reads_rows(node):
-        return "" if _int8.weight_axes(node, constants) else "its table is small, or no constant"
-    if node.op_type not in (_int8.DYNAMIC_OPS if mode == "dynamic" else _int8.STATIC_OPS):
+        return "" if int8.weight_axes(node, constants) else "its weights are few, or not constants"
+    if int8.reads_rows(node):
+        return "" if int8.weight_axes(node, constants) else "its table is small, or no constant"
+    if node.op_type not in (int8.DYNAMIC_OPS if mode == "dynamic" else int8.STATIC_OPS):
         return f"no fast {mode} int8 kernel for {node.op_type}"
     is_constant = [name in constants for name in node.input]
     if node.op_type == "MatMul" and not any(is_constant):
@@ -125,7 +126,7 @@ def rows(model: Any, chosen: set[str], config: QuantizeConfig, kept: Mapping[str
         if node.name not in chosen:
             continue
         row: dict[str, Any] = {"name": node.name, "op": node.op_type, "bits": 8}
-        axes = _int8.weight_axes(node, constants)
+        axes = int8.weight_axes(node, constants)
         if node.op_type in _onnx.WEIGHTED and len(node.input) > 1 and node.input[1] in constants:
             axes = axes or {1: 0}  # few weights: too few for ``weights`` mode, but quantized in the others
         for index, axis in axes.items():
@@ -145,4 +146,4 @@ def four_bits(model: Any, chosen: set[str], config: QuantizeConfig, kept: Contai
         return set()
     constants = {t.name: t for t in model.graph.initializer}
     nodes = [n for n in model.graph.node if n.name in chosen and n.name not in kept]
-    return {n.name for n in nodes if _int4.fits(n, constants, config.block)}
+    return {n.name for n in nodes if int4.fits(n, constants, config.block)}

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dimwise.fold._channels import Channels
+from dimwise.fold._channels.groups import Channels
 from dimwise.fold._evidence import Evidence
 from dimwise.fold._tune import grown
 from dimwise.seeds import derive
@@ -72,7 +72,7 @@ def penalty(network: nn.Module, channels: Channels, pull: Tensor) -> Tensor:
     Source: Wen et al. 2016, arXiv:1608.03665 (group lasso over filters).
 
     Example:
-        >>> from dimwise.fold._trace import trace
+        >>> from dimwise.fold._channels.trace import trace
         >>> net = nn.Sequential(nn.Linear(2, 2, bias=False), nn.ReLU(), nn.Linear(2, 1))
         >>> _ = net[0].weight.data.copy_(torch.tensor([[3.0, 4.0], [0.0, 1.0]]))
         >>> round(penalty(net, trace(net, torch.zeros(2, 2)), torch.tensor([1.0, 2.0])).item(), 4)
@@ -96,7 +96,7 @@ def penalty(network: nn.Module, channels: Channels, pull: Tensor) -> Tensor:
 def _pull(network: nn.Module, channels: Channels) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     """2^(4 (max − n_c) / (max − min)) in each group: the smallest channel is pulled sixteen times as hard as the
     largest, as in Fang et al. 2023, equation 4."""
-    from dimwise.fold._importance import l2
+    from dimwise.fold._pruning.importance import l2
 
     norms, pull = l2(network, channels), np.ones(channels.n_classes)
     for group in channels.groups:

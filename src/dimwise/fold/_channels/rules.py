@@ -1,9 +1,9 @@
 """What each operator does to channels: one small rule per family, and a table from ATen names to rules.
 
-A rule takes the walk and one operator and returns the :class:`~dimwise.fold._flow.Value` of its output. It ties the
-axes of the weights it meets and fixes what it cannot follow. To teach the walk a new operator, write its rule and add
-its name to :data:`RULES`. Rules of reshaping, matrix products and attention are in ``_grids.py``, of recurrent layers
-in ``_recurrent.py``.
+A rule takes the walk and one operator and returns the :class:`~dimwise.fold._channels.flow.Value` of its output. It
+ties the axes of the weights it meets and fixes what it cannot follow. To teach the walk a new operator, write its rule
+and add its name to :data:`RULES`. Rules of reshaping, matrix products and attention are in ``grids.py``, of recurrent
+layers in ``recurrent.py``.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from dimwise.fold._channels import Labels, Padding, Product
-from dimwise.fold._flow import Flow, Grid, Op, Rule, Value, carrying
-from dimwise.fold._grids import attention, matrix_product, meet, movement, zeros
-from dimwise.fold._recurrent import recurrent, recurrent_cell
+from dimwise.fold._channels.flow import Flow, Grid, Op, Rule, Value, carrying
+from dimwise.fold._channels.grids import attention, matrix_product, meet, movement, zeros
+from dimwise.fold._channels.groups import Labels, Padding, Product
+from dimwise.fold._channels.recurrent import recurrent, recurrent_cell
 
 # Layers with weights -----------------------------------------------------------------------------------------------
 

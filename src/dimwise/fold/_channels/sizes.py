@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from dimwise.fold._channels import Alive, Labels, Site, stays
+from dimwise.fold._channels.groups import Alive, Labels, Site, stays
 
 
 @dataclass(frozen=True)

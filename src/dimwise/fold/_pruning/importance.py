@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from dimwise.fold._channels import Channels, Labels
+from dimwise.fold._channels.groups import Channels, Labels
 from dimwise.tasks import Task
 
 Scores = npt.NDArray[np.float64]

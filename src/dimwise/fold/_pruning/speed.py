@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.errors import ModelError
-from dimwise.fold._allocate import Order, Ranked, ranked
-from dimwise.fold._channels import Alive, Channels
-from dimwise.fold._cut import cut
-from dimwise.fold._importance import Scores
+from dimwise.fold._channels.cut import cut
+from dimwise.fold._channels.groups import Alive, Channels
+from dimwise.fold._pruning.allocate import Order, Ranked, ranked
+from dimwise.fold._pruning.importance import Scores
 from dimwise.measure import evaluating, latency
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ _LISTS = frozenset(["cat", "concat", "concatenate"])
 def rounded_weight(weight: Tensor) -> Tensor:
     """Weights (K, ...) on the grid of symmetric int8 with one scale per output channel; gradients pass through.
 
-    s_k = max |w_k| / 127, as in :func:`dimwise.fold._int8.round_weights`.
+    s_k = max |w_k| / 127, as in :func:`dimwise.fold._numbers.int8.round_weights`.
 
     Example:
         >>> rounded_weight(torch.tensor([[127.0, 0.4, 1.6]]))

@@ -16,7 +16,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dimwise.fold import _calibrate, _int8, _onnx
+from dimwise.fold import _onnx
+from dimwise.fold._numbers import calibration, int8
 
 BATCH = 32
 
@@ -26,7 +27,7 @@ def corrected(
     chosen: set[str],
     inputs: _onnx.Array,
     *,
-    ranges: dict[str, _calibrate.Range] | None = None,
+    ranges: dict[str, calibration.Range] | None = None,
     per_channel: bool = True,
     reduce_range: bool = False,
     signed: bool = False,
@@ -55,7 +56,7 @@ def corrected(
 def _bias_place(graph: Any, node: Any) -> tuple[Any, int] | None:
     """(node, index of its input) where the bias of a layer stands or may stand; ``None`` for a layer without."""
     constants = {t.name: t for t in graph.initializer}
-    axis = _int8.output_axis(node)
+    axis = int8.output_axis(node)
     if axis is None or len(node.input) < 2 or node.input[1] not in constants or node.input[0] in constants:
         return None
     if node.op_type != "MatMul":
@@ -91,7 +92,7 @@ def _shifts(
     model: Any,
     layers: list[Any],
     inputs: _onnx.Array,
-    ranges: dict[str, _calibrate.Range],
+    ranges: dict[str, calibration.Range],
     per_channel: bool,
     reduce_range: bool,
     signed: bool,
@@ -105,16 +106,16 @@ def _shifts(
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     del body.output[:]
     for i, node in enumerate(layers):
-        axis = _int8.weight_axis(node)
+        axis = int8.weight_axis(node)
         weights = onnx.numpy_helper.to_array(constants[node.input[1]])
-        whole, scale = _int8.round_weights(weights, axis if per_channel else None, largest=64 if reduce_range else 127)
+        whole, scale = int8.round_weights(weights, axis if per_channel else None, largest=64 if reduce_range else 127)
         body.initializer.append(onnx.numpy_helper.from_array(whole * scale, f"twin{i}_weight"))
         twin = onnx.NodeProto.FromString(node.SerializeToString())
         twin.name, twin.input[1], twin.output[0] = f"twin{i}", f"twin{i}_weight", f"twin{i}_output"
         if node.input[0] in ranges:
             twin.input[0] = _rounded(body, node.input[0], ranges[node.input[0]], signed=signed)
         body.node.extend([twin, onnx.helper.make_node("Sub", [twin.output[0], node.output[0]], [f"twin{i}_error"])])
-        channels = _int8.output_axis(node)
+        channels = int8.output_axis(node)
         rank = ranks.get(node.output[0], 2 if node.op_type == "Gemm" else weights.ndim)
         axes = [a for a in range(rank) if a != (channels or 0) % rank]
         body.node.append(_mean(body, f"twin{i}_error", f"twin{i}_shift", axes, opset))
@@ -129,7 +130,7 @@ def _shifts(
     return [s / n_seen for s in sums]
 
 
-def _rounded(body: Any, name: str, bounds: _calibrate.Range, *, signed: bool) -> str:
+def _rounded(body: Any, name: str, bounds: calibration.Range, *, signed: bool) -> str:
     """The tensor after Q and DQ over its range; the two nodes are added once."""
     import onnx
 

@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.export.graph_signature import InputKind
 from torch.nn.modules.conv import _ConvNd
 
-from dimwise.fold._trace import exported
+from dimwise.fold._channels.trace import exported
 
 
 @dataclass(frozen=True)

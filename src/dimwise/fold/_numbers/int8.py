@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dimwise.fold import _calibrate
+from dimwise.fold._numbers import calibration
 
 # fmt: off
 STATIC_OPS = frozenset({
@@ -33,7 +33,7 @@ MIN_WEIGHTS = 64
 def static(
     model: Any,
     chosen: set[str],
-    ranges: dict[str, _calibrate.Range],
+    ranges: dict[str, calibration.Range],
     *,
     per_channel: bool,
     reduce_range: bool,

@@ -9,9 +9,9 @@ only leave if everything along its way leaves too. This file holds that knowledg
 - a **group** is a set of classes made by the same layers: what a share of may be removed.
 
 So a network with residual links, concatenations, depthwise convolutions and flattened maps becomes a list of label
-vectors, and pruning is indexing: position i of an axis stays if its class stays. ``_trace.py`` finds it all from a
-plain module and one input, by following channels through the exported graph (``_flow.py``, with one rule per family of
-operators in ``_rules.py``); ``_cut.py`` makes the smaller network.
+vectors, and pruning is indexing: position i of an axis stays if its class stays. ``trace.py`` finds it all from a
+plain module and one input, by following channels through the exported graph (``flow.py``, with one rule per family of
+operators in ``rules.py``); ``cut.py`` makes the smaller network.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class Channels:
     gates: dict[str, int] = field(default_factory=dict)
     """Recurrent layer -> rows of its weights for one unit."""
     rewrites: bool = False
-    """Whether these calls have to be given other sizes in a smaller network; see ``_sizes.py``."""
+    """Whether these calls have to be given other sizes in a smaller network; see ``sizes.py``."""
 
     @property
     def exact(self) -> bool:

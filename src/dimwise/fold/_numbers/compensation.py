@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
-from dimwise.fold import _calibrate, _onnx
+from dimwise.fold import _onnx
+from dimwise.fold._numbers import calibration
 
 Floats = NDArray[np.float64]
 Nearest = Callable[[Floats, int], Floats]
@@ -137,7 +138,7 @@ def moments(model: Any, layers: Sequence[Layer], inputs: _onnx.Array) -> list[Fl
     generator = np.random.default_rng(0)
     sums: list[Any] = [0.0] * len(layers)
     counts = [0] * len(layers)
-    for seen in _calibrate.activations(model, list(dict.fromkeys(names)), inputs, fuse=True)():
+    for seen in calibration.activations(model, list(dict.fromkeys(names)), inputs, fuse=True)():
         for i, (layer, name) in enumerate(zip(layers, names, strict=True)):
             x = layer.columns(seen[name])
             if x.shape[2] > MAX_POSITIONS:

@@ -12,8 +12,8 @@ import numpy as np
 from torch import nn
 
 from dimwise.errors import ModelError
-from dimwise.fold._channels import Alive, Channels, Group, Labels, Product
-from dimwise.fold._importance import Scores
+from dimwise.fold._channels.groups import Alive, Channels, Group, Labels, Product
+from dimwise.fold._pruning.importance import Scores
 
 if TYPE_CHECKING:
     from dimwise.fold.prune import PruneConfig
@@ -26,7 +26,7 @@ def counting_params(channels: Channels, model: nn.Module) -> Channels:
     """The same channels with parameters for products: its ``macs(alive)`` counts the parameters that are left.
 
     Example:
-        >>> from dimwise.fold._trace import trace
+        >>> from dimwise.fold._channels.trace import trace
         >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
         >>> counted = counting_params(trace(net, torch.zeros(2, 4)), net)

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.errors import DataError, MissingExtra, UserError
+from dimwise.fold._channels.trace import exported
 from dimwise.fold._evidence import Evidence
-from dimwise.fold._trace import exported
 from dimwise.seeds import derive
 
 

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.errors import ModelError
-from dimwise.fold._cut import cut, disagreement
-from dimwise.fold._depth import shallower
-from dimwise.fold._trace import trace
+from dimwise.fold._channels.cut import cut, disagreement
+from dimwise.fold._channels.trace import trace
+from dimwise.fold._teaching.depth import shallower
 
 
 def student(

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from dimwise.fold._channels import Labels, Site
-from dimwise.fold._flow import Flow, Grid, Op, Value
+from dimwise.fold._channels.flow import Flow, Grid, Op, Value
+from dimwise.fold._channels.groups import Labels, Site
 
 SIZED = {"view": "size", "reshape": "shape", "expand": "size", "unflatten": "sizes"}
 """Operators that are given the sizes of their result, and the name of that argument."""

@@ -3,7 +3,7 @@
 ``torch.export`` turns a forward pass into a list of ATen operators with known shapes. :class:`Flow` walks over it once
 and keeps for every tensor the *atoms* along its channel dimension: one integer per channel, −1 where it can never
 leave. A filter makes atoms; an addition unites those it adds, in a union-find; a concatenation concatenates them; a
-reshape is done to the atoms themselves, by the very operator that reshapes the tensor. The rules are in ``_rules.py``.
+reshape is done to the atoms themselves, by the very operator that reshapes the tensor. The rules are in ``rules.py``.
 An operator without a rule is never guessed at: the channels that reach it stay, and the reason is kept.
 """
 
@@ -18,8 +18,8 @@ import numpy as np
 import torch
 from torch import fx, nn
 
-from dimwise.fold._branches import branches
-from dimwise.fold._channels import Axis, Channels, Group, Labels, Padding, Product, Role, Site
+from dimwise.fold._channels.branches import branches
+from dimwise.fold._channels.groups import Axis, Channels, Group, Labels, Padding, Product, Role, Site
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
 from dimwise.errors import ModelError
-from dimwise.fold._channels import Channels
-from dimwise.fold._cut import disagreement
-from dimwise.fold._flow import Flow, Value
-from dimwise.fold._rules import OF_GRIDS, RULES
+from dimwise.fold._channels.cut import disagreement
+from dimwise.fold._channels.flow import Flow, Value
+from dimwise.fold._channels.groups import Channels
+from dimwise.fold._channels.rules import OF_GRIDS, RULES
 
 
 def trace(model: nn.Module, example: Tensor) -> Channels:

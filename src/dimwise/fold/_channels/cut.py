@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
-from dimwise.fold._branches import gone, shut_
-from dimwise.fold._channels import Alive, Axis, Channels, Labels, stays
-from dimwise.fold._heads import fewer_heads_
-from dimwise.fold._sizes import rewrite_
+from dimwise.fold._channels.branches import gone, shut_
+from dimwise.fold._channels.groups import Alive, Axis, Channels, Labels, stays
+from dimwise.fold._channels.heads import fewer_heads_
+from dimwise.fold._channels.sizes import rewrite_
 
 
 def cut(model: nn.Module, channels: Channels, alive: Alive) -> nn.Module:
@@ -23,11 +23,11 @@ def cut(model: nn.Module, channels: Channels, alive: Alive) -> nn.Module:
 
     Args:
         model: the network that was traced; not changed.
-        channels: what :func:`~dimwise.fold._trace.trace` found in it.
+        channels: what :func:`~dimwise.fold._channels.trace.trace` found in it.
         alive: (n_classes,) which classes stay.
 
     Example:
-        >>> from dimwise.fold._trace import trace
+        >>> from dimwise.fold._channels.trace import trace
         >>> net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
         >>> found = trace(net, torch.zeros(2, 4))
         >>> cut(net, found, np.array([1, 0, 1, 0, 1, 0], dtype=bool))

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from dimwise.fold._channels import Labels, Product
-from dimwise.fold._flow import Flow, Op, Value, carrying
+from dimwise.fold._channels.flow import Flow, Op, Value, carrying
+from dimwise.fold._channels.groups import Labels, Product
 
 GATES = {"lstm": 4, "gru": 3, "rnn_tanh": 1, "rnn_relu": 1}
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimwise.fold._channels import Alive, Axis, Branch, Channels, Group
+from dimwise.fold._channels.groups import Alive, Axis, Branch, Channels, Group
 
 
 class Constant(nn.Module):
