@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 
@@ -30,3 +31,25 @@ def session_options(*, threads: int = 1) -> Any:
     options.log_severity_level = 4  # what goes wrong is raised; it need not be printed as well
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
+
+
+@functools.cache
+def int8_products_saturate() -> bool:
+    """Whether sums of uint8 × int8 products are cut off at 16 bits here, as on x86 processors without VNNI.
+
+    255 · 127 + 255 · 127 = 64770 is asked for; such a processor adds pairs in 16 bits and answers 32767. Weights of 7
+    bits keep the sum of two below that. Measured once a process, by a graph of one product.
+    """
+    import numpy as np
+    import onnx
+    import onnxruntime as ort
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight = numpy_helper.from_array(np.full((2, 1), 127, np.int8), "weight")
+    x = helper.make_tensor_value_info("x", TensorProto.UINT8, [1, 2])
+    y = helper.make_tensor_value_info("y", TensorProto.INT32, [1, 1])
+    graph = helper.make_graph([helper.make_node("MatMulInteger", ["x", "weight"], ["y"])], "probe", [x], [y], [weight])
+    model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    runner = ort.InferenceSession(model.SerializeToString(), session_options(), providers=["CPUExecutionProvider"])
+    found = runner.run(None, {"x": np.full((1, 2), 255, np.uint8)})[0]
+    return bool(int(found[0, 0]) != 2 * 255 * 127)

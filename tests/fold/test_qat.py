@@ -21,6 +21,7 @@ from dimwise.fold._numbers.grid import Rounded, rounded, rounded_weight
 from dimwise.fold.qat import QatConfig, qat
 from dimwise.fold.quantize import QuantizeConfig, quantize
 from dimwise.models import MODELS, build
+from dimwise.ort import int8_products_saturate
 from dimwise.train import TrainConfig
 
 PLAIN = TrainConfig(epochs=2, lr=1e-2, precision="fp32", layout="contiguous", threads=1)
@@ -82,7 +83,7 @@ def test_the_grid_is_that_of_the_exported_graph(kind, network, digits, graph_of)
         proto = graph_of(net, data.normalise, (1, 8, 8))
     config = QuantizeConfig(n_calibration=len(inputs), repair=False)
     made, _ = quantize(proto, config, fold.evidence(data))
-    whole = Rounded(net).eval()
+    whole = Rounded(net, largest=64 if int8_products_saturate() else 127).eval()
     whole.widening = True
     with torch.no_grad():
         for part in inputs.split(100):
@@ -136,7 +137,7 @@ def test_int8_loses_less_after_training_on_its_grid(hurt, digits, graph_of, evid
     assert scores[0] < report.score_before - 0.03
     assert scores[1] > scores[0] + 0.02
     on_grid = [row["score"] for row in report.tried]
-    assert scores == pytest.approx(on_grid, abs=0.01)  # what training saw is what int8 scores
+    assert scores == pytest.approx(on_grid, abs=0.015)  # what training saw is what int8 scores
     assert [row["chosen"] for row in report.tried] == [False, True]
     assert all(torch.equal(v, before[k]) for k, v in hurt.state_dict().items())
     assert [type(m) for m in made.modules()] == [type(m) for m in hurt.modules()]  # nothing is left behind

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 
 import numpy as np
 import onnx
@@ -18,8 +19,10 @@ from dimwise.fold import _onnx
 from dimwise.fold._numbers import calibration, int8
 from dimwise.fold._numbers.selection import plan
 from dimwise.fold.quantize import QuantizeConfig, quantize
+from dimwise.measure import environment
 from dimwise.measure.cost import n_params
 from dimwise.measure.profiling import profile
+from dimwise.ort import int8_products_saturate
 
 
 @pytest.fixture(scope="module")
@@ -44,10 +47,12 @@ def scaled_difference(a: np.ndarray, b: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize(("name", "index"), [("conv0", 0), ("conv2", 2), ("gemm7", 7)])
-def test_weights_are_int8_with_one_scale_per_channel(static, network, name, index):
-    whole, scale = weights_of(static[0], name)
+@pytest.mark.parametrize(("reduce_range", "largest"), [(False, 127), (True, 64)])
+def test_weights_are_int8_with_one_scale_per_channel(graph, evidence, network, name, index, reduce_range, largest):
+    static, _ = quantize(graph, QuantizeConfig(reduce_range=reduce_range, repair=False), evidence)
+    whole, scale = weights_of(static, name)
     weight = network[index].weight.detach().numpy()
-    expected = np.abs(weight).reshape(len(weight), -1).max(1) / 127
+    expected = np.abs(weight).reshape(len(weight), -1).max(1) / largest
     assert whole.dtype == np.int8
     assert whole.shape == weight.shape
     np.testing.assert_allclose(scale, expected, rtol=1e-5)
@@ -57,7 +62,7 @@ def test_weights_are_int8_with_one_scale_per_channel(static, network, name, inde
 
 
 def test_one_scale_for_all_when_asked(graph, evidence, network):
-    model, report = quantize(graph, QuantizeConfig(per_channel=False), evidence)
+    model, report = quantize(graph, QuantizeConfig(per_channel=False, reduce_range=False), evidence)
     _, scale = weights_of(model, "gemm7")
     assert scale.shape == ()
     assert scale == pytest.approx(network[7].weight.abs().max().item() / 127, rel=1e-5)
@@ -239,6 +244,26 @@ def test_lstm_weights_shrink(mode, evidence, proto):
 def test_reduced_range_leaves_a_bit(graph, evidence):
     model, _ = quantize(graph, QuantizeConfig(reduce_range=True), evidence)
     assert np.abs(weights_of(model, "gemm7")[0].astype(int)).max() <= 64
+
+
+@pytest.mark.parametrize("saturate", [False, True])
+@pytest.mark.parametrize("mode", ["static", "dynamic", "weights"])
+def test_weights_take_7_bits_where_the_processor_saturates(graph, evidence, monkeypatch, saturate, mode):
+    monkeypatch.setattr(sys.modules["dimwise.fold.quantize"], "int8_products_saturate", lambda: saturate)
+    model, report = quantize(graph, QuantizeConfig(mode=mode, repair=False), evidence)
+    seven = saturate and mode != "weights"
+    assert report.config["reduce_range"] == seven
+    assert [note[:19] for note in report.notes] == ["weights have 7 bits"] * seven
+    if mode == "static":
+        assert np.abs(weights_of(model, "gemm7")[0].astype(int)).max() == (64 if seven else 127)
+    _, told = quantize(graph, QuantizeConfig(mode=mode, repair=False, reduce_range=True), evidence)
+    assert told.notes == []
+
+
+def test_the_probe_agrees_with_what_the_processor_says():
+    """A processor with integer dot products sums in 32 bits."""
+    capable = {"avx512_vnni", "avx_vnni", "amx_int8", "asimd"} & set(environment()["capabilities"])
+    assert int8_products_saturate() != bool(capable)
 
 
 def test_first_last_and_named_nodes_stay_float(graph, evidence):

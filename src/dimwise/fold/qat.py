@@ -41,6 +41,7 @@ from dimwise.fold._numbers.grid import Rounded
 from dimwise.fold._tune import recover
 from dimwise.fold.fuse import find, folded
 from dimwise.measure import evaluating
+from dimwise.ort import int8_products_saturate
 from dimwise.recipe import config
 from dimwise.seeds import derive
 
@@ -59,6 +60,8 @@ class QatConfig:
     """Learn from the float network's outputs as well as the labels, as distill does. Default: on; it is at hand."""
     n_calibration: Annotated[int, Field(ge=1)] = 256
     """Training inputs whose ranges the training starts from. Default: as in quantize."""
+    reduce_range: bool | None = None
+    """7-bit weights. Default: as in quantize, where this processor's sums of int8 products saturate."""
 
 
 def qat(model: nn.Module, config: QatConfig, evidence: Evidence) -> tuple[nn.Module, FoldReport]:
@@ -93,7 +96,8 @@ def qat(model: nn.Module, config: QatConfig, evidence: Evidence) -> tuple[nn.Mod
     device = next((p.device for p in original.parameters()), torch.device("cpu"))
     norms, untouched = find(original, probe(evidence.example, evidence.seed).to(device))
     start = folded(original, norms)
-    whole = Rounded(deepcopy(start), momentum=config.momentum)
+    seven_bits = int8_products_saturate() if config.reduce_range is None else config.reduce_range
+    whole = Rounded(deepcopy(start), momentum=config.momentum, largest=64 if seven_bits else 127)
     _calibrate(whole, config, evidence)
     before = evidence.score(whole.eval())
     told = replace(evidence, train=replace(evidence.train, precision="fp32", compile="no"))

@@ -22,7 +22,8 @@ and one small run per layer to rank them.
 
 Pitfalls: very small networks lose time by ``static``: rounding is one more pass over each tensor, so measure,
 or use ``weights``. Outliers stretch the range of a whole tensor: try ``percentile`` or ``mse``. Depthwise
-layers need one scale per channel. On x86 without VNNI, uint8 × int8 products saturate: set ``reduce_range``.
+layers need one scale per channel. On x86 without VNNI, sums of uint8 × int8 products are cut off at 16 bits, which
+costs score: there weights take 7 bits. For another processor than this one, say ``reduce_range``.
 Softmax, LayerNorm, GELU and attention products stay float, and of an int8 embedding the rows that are read become so.
 Layers that repair keeps float cost time at their borders: measure the latency of what is returned, not of what was
 asked for. Repair sees the validation split, never the test.
@@ -55,7 +56,10 @@ from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._numbers import bias_correction, calibration, compensation, int4, int8, selection
 from dimwise.fold._numbers.repairs import Made, Make, Search, repair
 from dimwise.fold._numbers.selection import plan
+from dimwise.ort import int8_products_saturate
 from dimwise.recipe import config
+
+SATURATES = "weights have 7 bits: on this processor sums of int8 products saturate (quantize.reduce_range)"
 
 N_RANKING = 64
 """Calibration inputs on which layers are ranked."""
@@ -82,9 +86,9 @@ class QuantizeConfig:
     activations: Literal["uint8", "int8"] = "uint8"
     """Type of rounded activations, each tensor with its own zero point. Default: uint8, which x86 needs; int8
     suits ARM."""
-    reduce_range: bool = False
-    """7-bit weights, so that x86 processors without VNNI do not saturate. Default: off; servers since 2019 have
-    VNNI."""
+    reduce_range: bool | None = None
+    """7-bit weights, so that sums of products do not saturate. Default: where this processor's do, which is measured:
+    x86 without VNNI (Intel's servers have it since 2019, AMD's since 2022)."""
     keep_first_last: bool = False
     """Leave the first and the last layer with weights in float32. Default: off; they cost accuracy in few
     networks."""
@@ -137,6 +141,7 @@ def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[An
     """
     started = time.perf_counter()
     _check(model, config)
+    asked, config = config, _for_this_processor(config)
     make, only, inputs = _workshop(_onnx.optimised(model), model, evidence)
     first = make(config, {})
     before = evidence.score(model)
@@ -166,7 +171,16 @@ def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[An
         tried=search.rows,
         started=started,
     )
+    if asked.reduce_range is None and config.reduce_range:
+        report = replace(report, notes=[SATURATES])
     return made.graph, report
+
+
+def _for_this_processor(config: QuantizeConfig) -> QuantizeConfig:
+    """The settings with what the processor decides."""
+    if config.reduce_range is not None:
+        return config
+    return replace(config, reduce_range=config.mode != "weights" and int8_products_saturate())
 
 
 def _check(model: Any, config: QuantizeConfig) -> None:
@@ -277,7 +291,7 @@ def _grid(config: QuantizeConfig) -> dict[str, bool]:
     """Settings of the integer grid, where activations are rounded too."""
     return {
         "per_channel": config.per_channel,
-        "reduce_range": config.reduce_range and config.mode == "static",
+        "reduce_range": bool(config.reduce_range) and config.mode == "static",
         "signed": config.activations == "int8",
     }
 
@@ -296,7 +310,7 @@ def _rewrite(
     if ranges is not None:
         return int8.static(model, chosen, ranges, **_grid(config))
     if config.mode == "dynamic":
-        return int8.dynamic(model, chosen, per_channel=config.per_channel, reduce_range=config.reduce_range)
+        return int8.dynamic(model, chosen, per_channel=config.per_channel, reduce_range=bool(config.reduce_range))
     few = selection.four_bits(model, chosen, config, kept)
     made = int8.weights(model, chosen - few, per_channel=config.per_channel)
     return int4.weights(made, few, block=config.block, moment=moment) if few else made

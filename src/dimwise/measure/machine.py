@@ -14,7 +14,18 @@ if TYPE_CHECKING:
     import torch
 
 LIBRARIES = ("torch", "numpy", "onnx", "onnxruntime", "safetensors")
-CAPABILITIES = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve", "i8mm")
+CAPABILITIES = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "sve",
+    "i8mm",
+)
 """Instruction sets that decide how fast matrices multiply, by their names in /proc/cpuinfo."""
 
 

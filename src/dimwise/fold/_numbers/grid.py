@@ -23,19 +23,23 @@ _POOLS = frozenset(["avg_pool2d", "adaptive_avg_pool2d", "avg_pool1d", "adaptive
 _LISTS = frozenset(["cat", "concat", "concatenate"])
 
 
-def rounded_weight(weight: Tensor) -> Tensor:
+def rounded_weight(weight: Tensor, *, largest: int = 127) -> Tensor:
     """Weights (K, ...) on the grid of symmetric int8 with one scale per output channel; gradients pass through.
 
     s_k = max |w_k| / 127, as in :func:`dimwise.fold._numbers.int8.round_weights`.
+
+    Args:
+        weight: (K, ...).
+        largest: the integer that max |w_k| becomes; 64 for weights of 7 bits.
 
     Example:
         >>> rounded_weight(torch.tensor([[127.0, 0.4, 1.6]]))
         tensor([[127., 0., 2.]])
     """
     top = weight.detach().flatten(1).abs().amax(1).float()  # (K,)
-    scale = torch.where(top > 0, top / 127, 1.0)
+    scale = torch.where(top > 0, top / largest, 1.0)
     zero = torch.zeros(len(scale), dtype=torch.int32, device=weight.device)
-    return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -127, 127)
+    return torch.fake_quantize_per_channel_affine(weight.float(), scale, zero, 0, -largest, largest)
 
 
 def rounded(x: Tensor, low: float, high: float) -> Tensor:
@@ -61,11 +65,13 @@ class Rounded(nn.Module):
     Args:
         network: in the form that is exported, its norms folded.
         momentum: share of a range that stays from batch to batch, in [0, 1).
+        largest: the integer that the largest weight of a channel becomes.
     """
 
-    def __init__(self, network: nn.Module, *, momentum: float = 0.99) -> None:
+    def __init__(self, network: nn.Module, *, momentum: float = 0.99, largest: int = 127) -> None:
         super().__init__()
         self.network = network
+        self.largest = largest
         self.momentum = momentum
         self.widening = False
         """While true, nothing is rounded and ranges take in the extremes of what they see, as calibration does."""
@@ -147,4 +153,4 @@ class _Rounding(TorchFunctionMode):
         if name is None:
             return weight
         self.whole.inputs[name] = self.known[id(x), x._version][2]
-        return weight if self.whole.widening else rounded_weight(weight)
+        return weight if self.whole.widening else rounded_weight(weight, largest=self.whole.largest)
