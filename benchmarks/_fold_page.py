@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import re
 from dataclasses import fields
+from typing import Any
 
 from dimwise import fold
 from dimwise.chain.recipe import FoldPlan
@@ -42,7 +43,7 @@ def _settings(name: str) -> str:
     default = getattr(FoldPlan(), name)
     told = describe(type(default))
     rows = [
-        f"- `{f.name} = {toml_value(getattr(default, f.name))}`: {_code(' '.join(told.get(f.name, '').split()))}"
+        f"- `{_value(f.name, getattr(default, f.name))}`: {_code(' '.join(told.get(f.name, '').split()))}"
         for f in fields(default)
     ]
     return "\n".join(["Settings:", "", *rows]) if rows else "No settings."
@@ -59,3 +60,7 @@ def _card(name: str) -> str:
 def _code(text: str) -> str:
     """reStructuredText's literals and roles as Markdown's."""
     return re.sub(r":(?:func|class|mod|data|attr):`~?([^`]+)`", r"`\1`", text).replace("``", "`")
+
+
+def _value(name: str, default: Any) -> str:
+    return name if default is None else f"{name} = {toml_value(default)}"
