@@ -47,7 +47,7 @@ def one(setup: Setup, words: list[str]) -> int:
     elif what == "taught":
         print(n3.taught(setup, seed))
     elif what == "alone":
-        print(n3.alone(setup, seed, n3.epochs_alone(n3.step_ratio(setup), n3.epochs(setup), n3.DISTIL.views)))
+        print(n3.alone(setup, seed))
     else:
         print(f"--only {what}: expected 'teacher', 'taught SEED' or 'alone SEED'", file=sys.stderr)
         return 2

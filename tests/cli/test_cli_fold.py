@@ -96,6 +96,12 @@ def test_a_composition_is_replayed_and_its_artifact_kept() -> None:
     assert "prune changes a network, and only its graph is here" in alone.err
 
 
+def test_what_a_fold_notes_is_printed() -> None:
+    done = dimwise("fold", "last", "--apply", "sparsify(epochs=0)")
+    assert done.code == 0, done.err
+    assert "\nsparsify: no time is saved: runtimes that compute densely" in done.out
+
+
 def test_an_artifact_in_a_run_stands_for_its_run(place: Path) -> None:
     (run,) = (place / "runs").glob("*-digits-*")
     kept = dimwise("fold", run.name, "--apply", "quantize", "--out", str(run / "artifacts"), "--json").told["artifact"]

@@ -137,7 +137,8 @@ def test_int8_loses_less_after_training_on_its_grid(hurt, digits, graph_of, evid
     assert scores[0] < report.score_before - 0.03
     assert scores[1] > scores[0] + 0.02
     on_grid = [row["score"] for row in report.tried]
-    assert scores == pytest.approx(on_grid, abs=0.015)  # what training saw is what int8 scores
+    tolerance = 0.015 if int8_products_saturate() else 0.01  # weights of 7 bits have steps twice as wide
+    assert scores == pytest.approx(on_grid, abs=tolerance)  # what training saw is what int8 scores
     assert [row["chosen"] for row in report.tried] == [False, True]
     assert all(torch.equal(v, before[k]) for k, v in hurt.state_dict().items())
     assert [type(m) for m in made.modules()] == [type(m) for m in hurt.modules()]  # nothing is left behind

@@ -260,6 +260,13 @@ def test_weights_take_7_bits_where_the_processor_saturates(graph, evidence, monk
     assert told.notes == []
 
 
+def test_int8_activations_need_no_7_bits(graph, evidence, monkeypatch):
+    """127 · 127 + 127 · 127 fits into 16 bits."""
+    monkeypatch.setattr(sys.modules["dimwise.fold.quantize"], "int8_products_saturate", lambda: True)
+    _, report = quantize(graph, QuantizeConfig(activations="int8"), evidence)
+    assert (report.config["reduce_range"], report.notes) == (False, [])
+
+
 def test_the_probe_agrees_with_what_the_processor_says():
     """A processor with integer dot products sums in 32 bits."""
     capable = {"avx512_vnni", "avx_vnni", "amx_int8", "asimd"} & set(environment()["capabilities"])

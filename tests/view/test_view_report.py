@@ -113,6 +113,7 @@ def test_a_whole_run_tells_everything(made_run: Callable[[str], Path]) -> None:
         "best 99.0 %, epoch 18",
         'optimizer = "adam"',
         "its outputs are the classes",
+        "whole blocks of channels left",
         "the learning rate is too high",
         "PyTorch2.13.0",
         "fp32 channels_last",
@@ -216,6 +217,7 @@ def test_hostile_text_stays_text(write: Callable[..., Path], result: dict[str, A
     result["checks"][0]["where"] = where
     result["checked"]["not_checked"] = [{"rule": HOSTILE, "why": HOSTILE}]
     result["folds"][0]["steps"][0]["untouched"] = {HOSTILE: HOSTILE}
+    result["folds"][0]["steps"][0]["notes"] = [HOSTILE]
     result["folds"][0]["steps"][0]["config"] = {HOSTILE: HOSTILE}
     result["folds"][0]["steps"][0]["layers"] = [{"name": HOSTILE, HOSTILE: HOSTILE}]
     pictures["map_names"] = np.array([HOSTILE, HOSTILE])

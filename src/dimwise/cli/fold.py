@@ -108,6 +108,9 @@ def _replay(question: Any, text: str, *, as_json: bool, quiet: bool) -> int:
         from dimwise.view.plan import replayed
 
         _out.table(*replayed(told), right=("score", "test", "p50", "p95", "size", "memory", "bit operations"))
+        for step in told["folds"]:
+            for note in step["notes"]:
+                print(f"{step['fold']}: {note}")
         print(f"artifact: {told['artifact']}")
     return 0
 

@@ -61,7 +61,7 @@ class QatConfig:
     n_calibration: Annotated[int, Field(ge=1)] = 256
     """Training inputs whose ranges the training starts from. Default: as in quantize."""
     reduce_range: bool | None = None
-    """7-bit weights. Default: as in quantize, where this processor's sums of int8 products saturate."""
+    """7-bit weights. Default: as in quantize, where this processor's sums of uint8 × int8 products saturate."""
 
 
 def qat(model: nn.Module, config: QatConfig, evidence: Evidence) -> tuple[nn.Module, FoldReport]:

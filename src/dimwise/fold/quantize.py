@@ -59,7 +59,7 @@ from dimwise.fold._numbers.selection import plan
 from dimwise.ort import int8_products_saturate
 from dimwise.recipe import config
 
-SATURATES = "weights have 7 bits: on this processor sums of int8 products saturate (quantize.reduce_range)"
+SATURATES = "weights have 7 bits: on this processor sums of uint8 × int8 products saturate (quantize.reduce_range)"
 
 N_RANKING = 64
 """Calibration inputs on which layers are ranked."""
@@ -87,8 +87,8 @@ class QuantizeConfig:
     """Type of rounded activations, each tensor with its own zero point. Default: uint8, which x86 needs; int8
     suits ARM."""
     reduce_range: bool | None = None
-    """7-bit weights, so that sums of products do not saturate. Default: where this processor's do, which is measured:
-    x86 without VNNI (Intel's servers have it since 2019, AMD's since 2022)."""
+    """7-bit weights, so that sums of products do not saturate. Default: for uint8 activations where this processor's
+    do, which is measured: x86 without VNNI (Intel's servers have it since 2019, AMD's since 2022)."""
     keep_first_last: bool = False
     """Leave the first and the last layer with weights in float32. Default: off; they cost accuracy in few
     networks."""
@@ -180,7 +180,8 @@ def _for_this_processor(config: QuantizeConfig) -> QuantizeConfig:
     """The settings with what the processor decides."""
     if config.reduce_range is not None:
         return config
-    return replace(config, reduce_range=config.mode != "weights" and int8_products_saturate())
+    of_uint8 = config.mode == "dynamic" or (config.mode == "static" and config.activations == "uint8")
+    return replace(config, reduce_range=of_uint8 and int8_products_saturate())
 
 
 def _check(model: Any, config: QuantizeConfig) -> None:

@@ -66,14 +66,12 @@ DISTIL = DistillConfig(loss="dkd", standardise=False, weight=0.5, views=2)
 
 def measure(setup: Setup) -> dict[str, Any]:
     """Accuracies on the test set of the teacher, and of students taught and alone, one row a seed."""
-    ratio = step_ratio(setup)
-    n_alone = epochs_alone(ratio, epochs(setup), DISTIL.views)
-    told = teacher(setup)[1]
+    told = {"network": NAME, "distillation": as_dict(DISTIL), "step_ratio": step_ratio(setup)}
     rows = [
-        {"seed": seed, "taught": taught(setup, seed), "alone": alone(setup, seed, n_alone)}
+        {"seed": seed, "taught": taught(setup, seed), "alone": alone(setup, seed)}
         for seed in range(1 if setup.quick else setup.n_seeds)
     ]
-    return {"network": NAME, "distillation": as_dict(DISTIL), "step_ratio": ratio, "teacher": told, "seeds": rows}
+    return told | {"teacher": teacher(setup)[1], "seeds": rows}
 
 
 def decide(measured: dict[str, Any]) -> Verdict:
@@ -197,8 +195,9 @@ def taught(setup: Setup, seed: int) -> dict[str, Any]:
     return kept(setup.work, f"taught-{seed}", _told(evidence) | {"distil": as_dict(DISTIL)}, make)
 
 
-def alone(setup: Setup, seed: int, n_epochs: int) -> dict[str, Any]:
-    """The same student trained on labels alone for so many passes, scored; kept in the folder of work."""
+def alone(setup: Setup, seed: int) -> dict[str, Any]:
+    """The same student trained on labels alone for equal time, scored; kept in the folder of work."""
+    n_epochs = epochs_alone(step_ratio(setup), epochs(setup), DISTIL.views)
     evidence = looks(setup, seed)
     train = dataclasses.replace(evidence.train, epochs=n_epochs, label_smoothing=LABEL_SMOOTHING)
     evidence = fold.evidence(evidence.data, train=train, augment=AUGMENT, progress=setup.progress)

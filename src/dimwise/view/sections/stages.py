@@ -247,6 +247,7 @@ def _fold(name: str, steps: Sequence[Mapping[str, Any]], run: RunFiles, say: Wor
         if untouched:
             items = [el("li", el("span", k, cls="mono"), f" – {clean(v)}") for k, v in untouched]
             parts += [el("p", say("fold_untouched")), el("ul", *items)]
+        parts += [el("p", clean(note)) for note in sequence(step.get("notes"))]
     return el("details", *parts)
 
 
