@@ -250,6 +250,32 @@ def test_a_storage_that_is_none_says_so(tmp_path):
         propose.open_study(tmp_path, "x", seed=0, storage="nonsense")
 
 
+@pytest.mark.parametrize(("n_refused", "opened"), [(0, True), (3, True), (4, False)])
+def test_a_database_that_another_process_is_making_is_asked_again(tmp_path, monkeypatch, n_refused, opened):
+    """Two processes that begin at once find no tables and both make them; the slower one is refused."""
+    import optuna
+    from sqlalchemy.exc import OperationalError
+
+    real, left = optuna.create_study, [None] * n_refused
+    waits: list[float] = []
+
+    def create(**settings: Any) -> Any:
+        if left:
+            left.pop()
+            raise OperationalError("CREATE TABLE studies", {}, Exception("table studies already exists"))
+        return real(**settings)
+
+    monkeypatch.setattr(optuna, "create_study", create)
+    monkeypatch.setattr("dimwise.plan.propose.time.sleep", waits.append)
+    where = f"sqlite:///{tmp_path}/search.db"
+    if opened:
+        assert propose.open_study(tmp_path, "x", seed=0, storage=where).study_name == "x"
+    else:
+        with pytest.raises(UserError, match=r"cannot be opened: OperationalError.*already exists"):
+            propose.open_study(tmp_path, "x", seed=0, storage=where)
+    assert len(waits) == min(n_refused, 3)
+
+
 def test_without_optuna_one_line_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "optuna", None)
     with pytest.raises(MissingExtra, match=r"the search among folds needs optuna.*pip install 'dimwise\[tune\]'"):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,8 @@ from dimwise.seeds import derive
 JOURNAL = "search.journal"
 OBJECTIVES = ("score lost", "latency_ms", "size_bytes")
 _LINE = "line"
+_WAITS_S = (0.2, 0.5, 1.0)
+"""Between attempts to open a database."""
 
 
 def open_study(folder: Path, name: str, *, seed: int, storage: str | None = None) -> Any:
@@ -38,10 +43,7 @@ def open_study(folder: Path, name: str, *, seed: int, storage: str | None = None
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            kept = storage or _journal(folder / JOURNAL)
-            study = optuna.create_study(
-                storage=kept, study_name=name, directions=["minimize"] * len(OBJECTIVES), load_if_exists=True
-            )
+            study = _opened(storage or _journal(folder / JOURNAL), name)
             begun = len(study.get_trials(deepcopy=False))
         except Exception as error:  # a database may raise anything
             raise UserError(
@@ -54,6 +56,25 @@ def open_study(folder: Path, name: str, *, seed: int, storage: str | None = None
         )
         study.sampler = sampler
     return study
+
+
+def _opened(kept: Any, name: str) -> Any:
+    """The study; tried again a few times, since two processes that begin at once both make a new database's tables."""
+    import optuna
+    from sqlalchemy.exc import DBAPIError
+
+    make = partial(
+        optuna.create_study,
+        storage=kept,
+        study_name=name,
+        directions=["minimize"] * len(OBJECTIVES),
+        load_if_exists=True,
+    )
+    for wait_s in _WAITS_S:
+        with suppress(DBAPIError):
+            return make()
+        time.sleep(wait_s)
+    return make()
 
 
 def _journal(path: Path) -> Any:
