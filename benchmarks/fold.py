@@ -52,15 +52,16 @@ EQUAL = 0.1
 
 CNN = (
     "quantize(int8)",
-    "prune(macs=0.5)",
-    "prune(macs=0.5) quantize(int8)",
-    "prune(macs=0.25)",
-    "prune(macs=0.25) quantize(int8)",
-    "distill(scale=0.75) quantize(int8)",
+    "prune(macs=0.75, epochs=10)",
+    "prune(macs=0.75, epochs=10) quantize(int8)",
+    "prune(macs=0.5, epochs=10)",
+    "prune(macs=0.5, epochs=10) quantize(int8)",
+    "prune(macs=0.5, allocation=latency, epochs=10)",
+    "prune(macs=0.5, allocation=latency, epochs=10) quantize(int8)",
+    "prune(macs=0.25, allocation=latency, epochs=10)",
+    "prune(macs=0.25, allocation=latency, epochs=10) quantize(int8)",
     "distill(scale=0.5)",
     "distill(scale=0.5) quantize(int8)",
-    "distill(scale=0.25) quantize(int8)",
-    "distill(scale=0.75) prune(macs=0.5) quantize(int8)",
 )
 DEEP = (
     "quantize(int8)",
@@ -83,7 +84,7 @@ class Network:
     recipe: str
     settings: tuple[str, ...] = ()
     ways: tuple[str, ...] = CNN
-    epochs: tuple[int, int] = (5, 5)
+    epochs: tuple[int, int] = (10, 10)
     """Of fine-tuning at half and at a quarter of the operations, for us and for the peers."""
     tools: tuple[str, ...] = ("onnxruntime", "nncf", "torch-pruning", "plain KD")
     combined: bool = False

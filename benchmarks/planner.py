@@ -4,6 +4,9 @@ Limits are fractions of what the network takes as it was trained, measured on th
 asks the same of every machine. The last three cannot be met: they ask for less than a call, a file or a process
 takes. All budgets of a data set share one folder, as they would for a user who asks again: what was measured for the
 first budget is known to the second.
+
+With ``--missed`` only those budgets are asked again, with more time, that the record says were missed; their answers
+replace the old ones. A budget that was met in 90 seconds is met in twenty minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import time
 from pathlib import Path
 from typing import Any
 
-from _record import Record, data_dir, wait_until_quiet
+from _record import RECORDS, Record, data_dir, wait_until_quiet
+
+from dimwise import measure
 
 # (name, latency and size as fractions of the original, other terms, whether it can be met)
 BUDGETS: tuple[tuple[str, float, float, str, bool], ...] = (
@@ -73,6 +78,9 @@ def one_recipe(name: str, settings: list[str], runs: str, seconds: float, chosen
                 "right": (code == 0) == possible,
                 "text": told["text"],
                 "ended": told["ended"],
+                "allowed_s": seconds,
+                "date": time.strftime("%Y-%m-%d"),
+                "commit": measure.environment()["commit"],
                 "tried": told["tried"],
                 "seconds": time.perf_counter() - began,
                 "prediction": told["prediction"],
@@ -87,6 +95,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--time", type=float, default=1200.0, help="seconds for each budget")
     parser.add_argument("--quick", action="store_true", help="three budgets of digits, a minute each; no record")
+    parser.add_argument("--missed", action="store_true", help="only what the record says was missed")
     parser.add_argument("--recipes", nargs="+", choices=list(RECIPES), default=list(RECIPES), help="only these")
     asked = parser.parse_args()
     seconds = min(asked.time, 60.0) if asked.quick else asked.time
@@ -95,25 +104,49 @@ def main() -> None:
     busy = "" if asked.quick else wait_until_quiet()
     with tempfile.TemporaryDirectory() as place:
         for name, settings in recipes.items():
-            rows = one_recipe(name, settings, str(Path(place) / name), seconds, chosen)
+            held = held_rows(name) if asked.missed else []
+            again = tuple(i for i in chosen if not any(r["budget"] == BUDGETS[i][0] and r["right"] for r in held))
+            rows = one_recipe(name, settings, str(Path(place) / name), seconds, again)
             command = f"python benchmarks/planner.py --time {asked.time:g} --recipes {name}"
-            record = Record(f"planner_{name}", command, f"the planner on ten budgets of {name}")
-            judge(record, rows, f"planner on {name}, {seconds:g} s each")
+            record = Record(
+                f"planner_{name}", command + " --missed" * asked.missed, f"the planner on ten budgets of {name}"
+            )
+            judge(record, joined(held, rows), f"planner on {name}, at most {seconds:g} s each", rows)
             if busy:
                 record.notes.append(busy)
             if not asked.quick:
                 print(record.write())
 
 
-def judge(record: Record, rows: list[dict[str, Any]], where: str) -> None:
+def held_rows(name: str) -> list[dict[str, Any]]:
+    """The answers in the record of that recipe; none where there is no record."""
+    path = RECORDS / f"planner_{name}.json"
+    rows: list[dict[str, Any]] = json.loads(path.read_text("utf-8"))["figures"]["budgets"] if path.is_file() else []
+    return rows
+
+
+def joined(held: list[dict[str, Any]], rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """All answers, the newest to each budget, in the order of the list."""
+    newest = {row["budget"]: row for row in [*held, *rows]}
+    return [newest[title] for title, *_ in BUDGETS if title in newest]
+
+
+def judge(record: Record, rows: list[dict[str, Any]], where: str, asked_now: list[dict[str, Any]]) -> None:
     """What was asked, beside what the answers to all budgets say."""
     record.figures["budgets"] = rows
+    times = sorted({row["allowed_s"] for row in rows})
+    if len(times) > 1:
+        for seconds in times:
+            those = [row for row in rows if row["allowed_s"] == seconds]
+            when = ", ".join(sorted({f"{row['date']} (commit {row['commit']})" for row in those}))
+            titles = ", ".join(row["budget"] for row in those)
+            record.notes.append(f"{seconds:g} s were allowed, on {when}, for: {titles}")
     record.runs("one search", [row["seconds"] for row in rows], "s")
     able, unable = [r for r in rows if r["possible"]], [r for r in rows if not r["possible"]]
     for what, group in (("feasible budgets met", able), ("infeasible budgets named", unable)):
         right = sum(row["right"] for row in group)
         record.target(f"{where}: {what}", f"{len(group)} of {len(group)}", str(right), right == len(group))
-    told = rows[-1]["prediction"]  # the last answer knows the lines of all
+    told = (asked_now or rows)[-1]["prediction"]  # the last answer knows the lines of all
     error = 100 * told.get("latency", math.inf)
     record.target(f"{where}: predicted against measured latency", "≤ 10 % median error", f"{error:.1f} %", error <= 10)
 
