@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from copy import deepcopy
+from functools import partial
 
 import pytest
 import torch
@@ -98,7 +100,7 @@ def test_augmented_inputs_are_asked_about_each_time(digits, network, augment):
     assert teachers.may_be_asked_once(AugmentConfig())
 
 
-@pytest.mark.parametrize("augment", [AugmentConfig(crop=1, cutout=2), AugmentConfig(flip=True, grow_from=0.5)])
+@pytest.mark.parametrize("augment", [AugmentConfig(crop=1, cutout=2), AugmentConfig(flip=True)])
 def test_views_that_come_back_are_asked_about_once(digits, augment):
     torch.manual_seed(0)
     network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
@@ -120,9 +122,37 @@ def test_views_that_come_back_are_asked_about_once(digits, augment):
         fit(student, looks.data, looks.task, settings, augment=looks.augment, step=step)
         made[cache] = (student.state_dict(), len(asked))
     torch.testing.assert_close(made[True][0], made[False][0], rtol=1e-4, atol=1e-5)
-    n_sizes = 1 if augment.grow_from == 1 else 2  # each size of the images has views of its own
     assert made[False][1] == 6 * 5
-    assert made[True][1] == min(n_sizes * 2, 6) * 5
+    assert made[True][1] == 2 * 5
+
+
+@pytest.mark.parametrize("cache", [True, False])
+def test_images_grow_for_the_student_alone(digits, cache):
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(1, 6, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(6, 10))
+    sides: dict[str, list[int]] = {"teacher": [], "student": []}
+    student = deepcopy(network)
+
+    def look(name: str, m: nn.Module, args: tuple[torch.Tensor, ...], _: torch.Tensor) -> None:
+        if m.training == (name == "student"):
+            sides[name].append(args[0].shape[-1])
+
+    network.register_forward_hook(partial(look, "teacher"))
+    student.register_forward_hook(partial(look, "student"))
+    evidence = fold.evidence(digits, train=PLAIN, augment=AugmentConfig(flip=True, grow_from=0.5))
+    distill(network, DistillConfig(epochs=6, views=2, cache=cache), evidence, student=student)
+    trial = len(sides["student"]) - 6 * 5  # steps by which the arithmetic was chosen
+    assert sides["student"][trial:] == [4] * 15 + [8] * 15
+    assert set(sides["teacher"]) == {8}
+
+
+def test_a_graph_of_one_size_teaches_students_whose_images_grow(digits, network):
+    torch.manual_seed(0)
+    pooled = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+    evidence = fold.evidence(digits, train=PLAIN, augment=AugmentConfig(grow_from=0.5))
+    proto = graph(network, digits.normalise, digits.train.inputs[:1])
+    by_graph, by_network = (distill(t, HALF, evidence, student=pooled)[0] for t in (proto, network))
+    torch.testing.assert_close(by_graph.state_dict(), by_network.state_dict(), rtol=1e-3, atol=1e-4)
 
 
 def test_a_batch_of_the_same_rows_with_another_shift_is_another():
@@ -234,11 +264,6 @@ def test_what_a_graph_cannot_do_is_told(digits, network):
         distill(proto, HALF, evidence)
     with pytest.raises(UserError, match=r"distill\.hints is 'auto' and the teacher is an exported graph"):
         distill(proto, dataclasses.replace(HALF, hints="auto"), evidence, student=small())
-    grows = dataclasses.replace(evidence, augment=AugmentConfig(grow_from=0.5))
-    with pytest.raises(
-        UserError, match=r"grow_from is 0\.5 and the teacher's graph takes images of \[8, 8\] pixels only"
-    ):
-        distill(proto, HALF, grows, student=small())
     strange = dataclasses.replace(digits, normalise=nn.Identity())
     with pytest.raises(UserError, match=r"normalised by a Identity, which a teacher's graph cannot undo"):
         distill(proto, HALF, fold.evidence(strange, train=PLAIN, score=lambda _: 0.0), student=small())

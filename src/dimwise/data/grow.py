@@ -92,3 +92,33 @@ class Growing:
         frac = side_frac(epoch, self._n_epochs, self._start)
         for x, y in self._batches.epoch(epoch, start):
             yield shrink(x, frac), y
+
+
+class Shrinking:
+    """Shrinks the batches of a whole run one after the other, each to the size of its epoch.
+
+    For a training step that needs a batch at its full size as well: :class:`Growing` hides it.
+
+    Args:
+        start: fraction of the side at the start.
+        n_epochs: of the run.
+        n_batches: in one epoch.
+
+    Example:
+        >>> import torch
+        >>> shrinking = Shrinking(0.5, n_epochs=3, n_batches=2)
+        >>> [shrinking(torch.ones(1, 1, 8, 8)).shape[-1] for _ in range(6)]
+        [4, 4, 4, 4, 8, 8]
+    """
+
+    def __init__(self, start: float, n_epochs: int, n_batches: int) -> None:
+        self._start = start
+        self._n_epochs = n_epochs
+        self._n_batches = n_batches
+        self._n_seen = 0
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """The next batch of the run, smaller."""
+        epoch = self._n_seen // self._n_batches
+        self._n_seen += 1
+        return shrink(x, side_frac(epoch, self._n_epochs, self._start))

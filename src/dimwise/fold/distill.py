@@ -17,9 +17,10 @@ recover. Gains most where the student is much smaller and labels are few.
 Cost: training the student, each step with one more forward pass of the teacher; without augmentation the teacher is
 asked once for each input, with ``views`` once for each of so many augmented views. Nothing at inference.
 
-Pitfalls: a student far too small gains little (capacity gap). The teacher must see the very same augmented
-batch. Label smoothing in the teacher blurs what it has to teach. With standardised scores T works between 2 and
-6; α near 1 suits good teachers only. A graph as teacher has no features to give hints, and sees whole pixels.
+Pitfalls: a student far too small gains little (capacity gap). The teacher must see the very same augmented batch;
+where images grow during the training, it sees them whole (hints compare both at the student's size). Label
+smoothing in the teacher blurs what it has to teach. With standardised scores T works between 2 and 6; α near 1
+suits good teachers only. A graph as teacher has no features to give hints, and sees whole pixels.
 
 Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2 (the loss); Sun, Ren, Li, Wang, Cao 2024, "Logit
 standardization in knowledge distillation", CVPR, equation 10 (f); Zhao, Cui, Song, Qiu, Liang 2022, arXiv:2203.08679
@@ -43,6 +44,8 @@ import torch
 from pydantic import AfterValidator, Field
 from torch import Tensor, nn
 
+from dimwise.data.batches import TensorBatches
+from dimwise.data.grow import Shrinking
 from dimwise.errors import ModelError, UserError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._teaching import feature_hints, teachers
@@ -55,6 +58,7 @@ from dimwise.models.init import he_init_
 from dimwise.recipe import config
 from dimwise.seeds import derive
 from dimwise.tasks import Task
+from dimwise.train.config import TrainConfig
 from dimwise.train.fit import fit
 from dimwise.train.loop import StepFunction
 
@@ -151,12 +155,13 @@ def distill(
         seed=derive(evidence.seed, "distill"),
         compile="no" if config.hints else evidence.train.compile,  # what is compiled is not looked into
     )
-    looks, lesson = evidence, teachers.by_asking(ask)
+    looks, small = _at_full_size(evidence, settings) if not config.hints else (evidence, None)
+    lesson = teachers.by_asking(ask)
     if config.cache and config.weight > 0 and not config.hints:
         keeps = network if network is not None else model
-        looks, lesson = teachers.lessons(keeps, ask, evidence, views=config.views, epochs=settings.epochs)
+        looks, lesson = teachers.lessons(keeps, ask, looks, views=config.views, epochs=settings.epochs)
     with _with_hints(pupil, network, config, evidence, device) as (learner, features):
-        step = taught_by(lesson, config, kind, features)
+        step = taught_by(lesson, config, kind, features, small)
         fit(learner, looks.data, looks.task, settings, augment=looks.augment, step=step, progress=evidence.progress)
     made = pupil.to(device).eval()
     layers, untouched = _compare(model, made, inherited=config.inherit and not config.student and student is None)
@@ -165,7 +170,11 @@ def distill(
 
 
 def taught_by(
-    lesson: teachers.Lesson, config: DistillConfig, kind: str, features: Callable[[], Tensor] | None = None
+    lesson: teachers.Lesson,
+    config: DistillConfig,
+    kind: str,
+    features: Callable[[], Tensor] | None = None,
+    small: Callable[[Tensor], Tensor] | None = None,
 ) -> StepFunction:
     """The training step of distillation.
 
@@ -174,10 +183,11 @@ def taught_by(
         config: the loss.
         kind: the task's name.
         features: the loss of the hints, asked for after both forward passes; None without hints.
+        small: what the student sees of a batch that the teacher sees whole; None: the same.
     """
 
     def step(model: nn.Module, x: Tensor, y: Tensor, task: Task) -> Tensor:
-        outputs = model(x)
+        outputs = model(x if small is None else small(x))
         if config.weight == 0 and features is None:
             return task.loss(outputs, y)
         taught, targets, real = lesson(x, y, task)
@@ -185,6 +195,16 @@ def taught_by(
         return loss if features is None else loss + config.hints_weight * features()
 
     return step
+
+
+def _at_full_size(evidence: Evidence, settings: TrainConfig) -> tuple[Evidence, Shrinking | None]:
+    """Where images grow, they do so for the student alone: a teacher answers worse about smaller ones."""
+    augment, rows = evidence.augment, evidence.data.train.targets
+    if augment is None or augment.grow_from == 1:
+        return evidence, None
+    n_batches = TensorBatches(rows, rows, settings.batch_size, seed=0).n_batches
+    small = Shrinking(augment.grow_from, settings.epochs, n_batches)
+    return dataclasses.replace(evidence, augment=dataclasses.replace(augment, grow_from=1.0)), small
 
 
 @contextmanager
@@ -315,7 +335,6 @@ def _check_teacher(model: Any, config: DistillConfig, evidence: Evidence, *, has
             expected="a torch.nn.Module as teacher",
             next_step="Set distill.hints=''.",
         )
-    teachers.check_sizes(model, evidence.augment)
 
 
 def _check_outputs(ask: teachers.Teacher, pupil: nn.Module, example: Tensor) -> None:

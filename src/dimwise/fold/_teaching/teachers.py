@@ -95,21 +95,6 @@ def graph_teacher(graph: Any, normalise: nn.Module) -> Teacher:
     return ask
 
 
-def check_sizes(graph: Any, augment: AugmentConfig | None) -> None:
-    """A graph for images of one size cannot be asked about smaller ones.
-
-    Raises:
-        UserError: when augmentation shrinks the batches.
-    """
-    sizes = _onnx.input_of(graph)[2][2:]
-    if augment is not None and augment.grow_from < 1 and any(size is not None for size in sizes):
-        raise UserError(
-            f"augment.grow_from is {augment.grow_from:g} and the teacher's graph takes images of {sizes} pixels only",
-            expected="images of full size from the start",
-            next_step="Set augment.grow_from=1, or pass the teacher as a torch.nn.Module.",
-        )
-
-
 def may_be_asked_once(augment: AugmentConfig | None) -> bool:
     """Whether every epoch shows the teacher the very same inputs, so that its answers can be kept.
 
