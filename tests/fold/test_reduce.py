@@ -226,6 +226,21 @@ def ring() -> Split:
     return Split(x * 2 + 0.5, y)
 
 
+def test_what_a_page_draws_are_the_components_of_the_place_and_samples_in_their_plane():
+    evidence = looks()
+    _, report = reduce(net(), ReduceConfig(layer="1", components=2), evidence)
+    rows = evidence.data.normalise(evidence.data.train.inputs)
+    found = pca(features(net(), "1", rows))
+    assert report.drawn["scree"]["kept"] == 2
+    assert report.drawn["scree"]["shares"] == pytest.approx(found.explained_variance(), abs=1e-6)
+    points, classes = np.array(report.drawn["projection"]["points"]), report.drawn["projection"]["classes"]
+    assert sorted(classes) == sorted(evidence.data.train.targets.tolist())
+    spread = np.sort(points.var(axis=0))[::-1]
+    assert spread == pytest.approx(found.variances[:2] * spread.sum() / found.variances[:2].sum(), rel=1e-3)
+    for task in ("multilabel", "regression"):  # no one class to name a point after
+        assert "projection" not in reduce(net(), ReduceConfig(layer="1"), looks(task=task))[1].drawn
+
+
 @pytest.mark.parametrize(("grid", "n_features"), [(0, 4 * 49), (1, 4), (2, 16)])
 def test_maps_are_averaged_to_a_grid(grid, n_features):
     told = looks((3, 7, 7), n=60)

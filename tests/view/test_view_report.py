@@ -136,6 +136,46 @@ def test_settings_are_shown_as_given_and_numbers_line_up(write: Callable[..., Pa
     assert '<tr><th scope="row">b</th><td>–</td><td class="n">–</td><td class="n">–</td></tr>' in text
 
 
+def test_components_of_a_reduced_network_are_drawn(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    steps = result["folds"][1]["steps"]
+    scree, points = {"shares": [0.6, 0.3, 0.1], "kept": 2}, {"points": [[0, 1], [2, 3.5], [4, 1]], "classes": [0, 7, 7]}
+    result["labels"] = [HOSTILE, *"123456", "$seven$", *"89"]
+    steps[0]["drawn"] = steps[1]["drawn"] = {"scree": scree, "projection": points}
+    text, page = read(write(result=result, records=[]))
+    for place in ("scree1-0", "scree1-1", "projection1-0", "projection1-1"):
+        assert f'"{place}-' in text
+    assert "2 kept: 90.0 % of the variance" in page.text
+    assert "$seven$" in page.text
+    assert "<script" not in text.lower()
+
+
+@pytest.mark.parametrize(
+    "drawn",
+    [
+        7,
+        {"scree": [1, 2], "projection": {"points": 3}},
+        {"scree": {"shares": ["a", None], "kept": "b"}},
+        {"projection": {"points": [[1, 2], [3]], "classes": [0, 1]}},
+        {"projection": {"points": [[1, 2]], "classes": [0, 1]}},
+    ],
+)
+def test_components_that_are_none_are_left_out(drawn: Any, write: Callable[..., Path], result: dict[str, Any]) -> None:
+    result["folds"][0]["steps"][0]["drawn"] = drawn
+    text, page = read(write(result=result, records=[]))
+    assert "scree0" not in text
+    assert "projection0" not in text
+    assert "blocks of channels" in page.text
+
+
+@pytest.mark.parametrize("classes", [[10**12, 1], [-5, 1], [None, 1]])
+def test_points_of_no_class_are_left_out(
+    classes: list[Any], write: Callable[..., Path], result: dict[str, Any]
+) -> None:
+    result["folds"][0]["steps"][0]["drawn"] = {"projection": {"points": [[1, 2], [3, 4]], "classes": classes}}
+    text, _ = read(write(result=result, records=[]))
+    assert '"projection0-0-' in text
+
+
 def test_chosen_row_is_marked(made_run: Callable[[str], Path]) -> None:
     text, _ = look(made_run("whole"))
     rows = re.findall(r'<tr class="chosen">.*?</tr>', text)

@@ -65,6 +65,8 @@ class FoldReport:
     seconds: float = 0.0
     notes: list[str] = field(default_factory=list)
     """What whoever reads the numbers should know, a sentence each."""
+    drawn: dict[str, Any] = field(default_factory=dict)
+    """Numbers of pictures that a page draws: {"scree": {"shares", "kept"}, "projection": {"points", "classes"}}."""
 
 
 def compare(

@@ -30,7 +30,7 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
 import torch
@@ -48,6 +48,9 @@ from dimwise.seeds import derive
 from dimwise.train.evaluate import predict_outputs
 
 __all__ = ["Components", "ReduceConfig", "features", "pca", "reduce"]
+
+_DRAWN_COMPONENTS = 60
+_DRAWN_SAMPLES = 600
 
 
 @config
@@ -113,7 +116,7 @@ def reduce(model: nn.Module, config: ReduceConfig, evidence: Evidence) -> tuple[
         "variance": round(float(found.components.explained_variance()[: found.n_components].sum()), 6),
     }
     report = compare("reduce", config, evidence, model, made, layers=[row], untouched=untouched, started=started)
-    return made, report
+    return made, replace(report, drawn=_drawn(found, targets, evidence))
 
 
 @dataclass(frozen=True)
@@ -123,6 +126,18 @@ class _Fitted:
     n_features: int
     n_components: int
     components: Components
+    plane: Any
+    """(N', 2) some samples along the first two components; one column where there is one component."""
+
+
+def _drawn(found: _Fitted, targets: Tensor, evidence: Evidence) -> dict[str, Any]:
+    """What each component explains, and classified samples in the plane of the first two."""
+    shares = found.components.explained_variance()[: max(_DRAWN_COMPONENTS, found.n_components)]
+    told: dict[str, Any] = {"scree": {"shares": shares.round(6).tolist(), "kept": found.n_components}}
+    if evidence.data.task == "classification" and found.plane.shape[1] == 2:
+        classes = targets[: len(found.plane)].tolist()
+        told["projection"] = {"points": found.plane.round(4).tolist(), "classes": classes}
+    return told
 
 
 def _samples(config: ReduceConfig, evidence: Evidence) -> tuple[Tensor, Tensor]:
@@ -200,7 +215,8 @@ def _fitted(
     z = components.project(seen, n) / components.variances[:n] ** 0.5
     weight, bias = linear_head(z, targets, evidence.data.task, evidence.data.n_outputs)
     parts["head"] = _head(components, n, weight, bias, config)
-    return _Fitted(layer, nn.Sequential(parts).eval(), seen.shape[1], n, components)
+    plane = components.project(seen[:_DRAWN_SAMPLES], 2)
+    return _Fitted(layer, nn.Sequential(parts).eval(), seen.shape[1], n, components, plane)
 
 
 def _shown(body: nn.Module, inputs: Tensor) -> Tensor:

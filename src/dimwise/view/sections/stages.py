@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dimwise.view import figures, sentences
+import numpy as np
+
+from dimwise.view import components, figures, sentences
 from dimwise.view.files import RunFiles
 from dimwise.view.page import Safe, clean, el, join, table, tr
 from dimwise.view.picture import svg
@@ -25,6 +27,7 @@ from dimwise.view.units import (
 )
 
 MAX_LAYER_ROWS = 80
+MOST_CLASSES = 1000
 
 
 def section(run: RunFiles, say: Words) -> Safe:
@@ -219,21 +222,21 @@ def _one(run: RunFiles, width_px: float, limit: float | None, label: str, say: W
 def _folds(run: RunFiles, say: Words) -> Safe:
     """One entry a candidate, with one part for each fold that made it."""
     shown = []
-    for entry in sequence(run.result.get("folds")):
+    for place, entry in enumerate(sequence(run.result.get("folds"))):
         told = mapping(entry)
         steps = [mapping(step) for step in sequence(told.get("steps"))] or [told]
         steps = [step for step in steps if step]
         if steps:
-            shown.append(_fold(str(told.get("stage") or steps[0].get("fold") or "?"), steps, run, say))
+            shown.append(_fold(str(told.get("stage") or steps[0].get("fold") or "?"), steps, place, run, say))
     return join((el("h3", say("folds_title")), *shown)) if shown else Safe("")
 
 
-def _fold(name: str, steps: Sequence[Mapping[str, Any]], run: RunFiles, say: Words) -> Safe:
+def _fold(name: str, steps: Sequence[Mapping[str, Any]], place: int, run: RunFiles, say: Words) -> Safe:
     """What made one candidate, folded up: the first line is enough for most readers."""
     whole = {**steps[-1], "cost_before": steps[0].get("cost_before"), "score_before": steps[0].get("score_before")}
     line = el("summary", el("b", name), " ", el("span", _effect(whole, run, say), cls="soft"))
     parts: list[object] = [line]
-    for step in steps:
+    for index, step in enumerate(steps):
         head: list[object] = [el("b", step.get("fold") or "?")] if len(steps) > 1 else []
         settings = ", ".join(f"{k} = {_setting(v)}" for k, v in mapping(step.get("config")).items())
         if settings:
@@ -248,7 +251,28 @@ def _fold(name: str, steps: Sequence[Mapping[str, Any]], run: RunFiles, say: Wor
             items = [el("li", el("span", k, cls="mono"), f" – {clean(v)}") for k, v in untouched]
             parts += [el("p", say("fold_untouched")), el("ul", *items)]
         parts += [el("p", clean(note)) for note in sequence(step.get("notes"))]
+        parts.append(_components(mapping(step.get("drawn")), f"{place}-{index}", run, say))
     return el("details", *parts)
+
+
+def _components(drawn: Mapping[str, Any], place: str, run: RunFiles, say: Words) -> Safe:
+    """Of features that were reduced: what each component explains, and the inputs in the plane of the first two."""
+    pictures = []
+    told = mapping(drawn.get("scree"))
+    shares = [share for share in map(number, sequence(told.get("shares"))) if share is not None]
+    if shares:
+        kept = number(told.get("kept"))
+        picture = components.scree(shares, n_kept=None if kept is None else int(kept), language=say.language)
+        pictures.append(el("figure", svg(picture, f"scree{place}", say("figure_scree"))))
+    told = mapping(drawn.get("projection"))
+    points = [tuple(map(number, sequence(point)[:2])) for point in sequence(told.get("points"))]
+    classes = [number(k) for k in sequence(told.get("classes"))]
+    if points and len(points) == len(classes) and all(len(p) == 2 and None not in p for p in points):
+        known = [-1 if k is None or k > MOST_CLASSES else int(k) for k in classes]
+        labels = [run.label(k) for k in range(max(known) + 1)]
+        picture = components.projection(np.array(points, dtype=float), known, labels, language=say.language)
+        pictures.append(el("figure", svg(picture, f"projection{place}", say("figure_projection"))))
+    return join(pictures)
 
 
 def _effect(report: Mapping[str, Any], run: RunFiles, say: Words) -> str:
