@@ -52,16 +52,17 @@ EQUAL = 0.1
 
 CNN = (
     "quantize(int8)",
-    "prune(macs=0.75, epochs=10)",
-    "prune(macs=0.75, epochs=10) quantize(int8)",
+    "prune(macs=0.75, teacher=false, epochs=10)",
+    "prune(macs=0.75, teacher=false, epochs=10) quantize(int8)",
     "prune(macs=0.5, epochs=10)",
     "prune(macs=0.5, epochs=10) quantize(int8)",
-    "prune(macs=0.5, allocation=latency, epochs=10)",
-    "prune(macs=0.5, allocation=latency, epochs=10) quantize(int8)",
+    "prune(macs=0.5, teacher=false, epochs=10)",
+    "prune(macs=0.5, teacher=false, epochs=10) quantize(int8)",
     "prune(macs=0.25, allocation=latency, epochs=10)",
     "prune(macs=0.25, allocation=latency, epochs=10) quantize(int8)",
     "distill(scale=0.5)",
     "distill(scale=0.5) quantize(int8)",
+    "distill(scale=0.5, weight=0)",
 )
 DEEP = (
     "quantize(int8)",
