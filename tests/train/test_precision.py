@@ -10,6 +10,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dimwise.models import build
+from dimwise.models.init import he_init_
 from dimwise.tasks import get
 from dimwise.train import TrainConfig, precision
 from dimwise.train.precision import Arithmetic, choose, swap_relu_and_pool_, unswap_
@@ -93,6 +95,21 @@ def test_a_candidate_whose_loss_disagrees_is_refused(monkeypatch: pytest.MonkeyP
     found = chosen(TrainConfig())
     assert found.arithmetic.precision == "fp32"
     assert {row["name"].split(",")[0] for row in found.candidates if not row["agrees"]} == {"bf16"}
+
+
+def test_a_peak_rate_at_which_the_first_steps_explode_refuses_no_candidate() -> None:
+    """A schedule warms up to its peak; a trial that begins there is chaos in a deep network, in any precision."""
+    torch.manual_seed(0)
+    model = he_init_(build("resnet20", (3, 16, 16), 10, width=0.25))
+    x = torch.randn(16, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    config = TrainConfig(optimizer="nesterov", lr=0.2, threads=1)
+    found = choose(model, x, torch.arange(16) % 10, TASK, config, device=CPU, budget_s=0.0)
+    assert {row["name"]: row["agrees"] for row in found.candidates} == {
+        "fp32": True,
+        "fp32, channels-last": True,
+        "bf16": True,
+        "bf16, channels-last": True,
+    }
 
 
 def test_a_candidate_that_is_right_and_fast_wins(monkeypatch: pytest.MonkeyPatch) -> None:

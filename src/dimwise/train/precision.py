@@ -33,6 +33,8 @@ _TRIAL_FRAC = 0.02  # of the training, for timing candidates; half as much again
 _LONG_STEP_MS = 10.0  # from here on a precision must show on a few rows that it is worth a whole step
 _FEW_FRAC = 1 / 16  # of the batch
 _HOPELESS = 4.0  # times as long as fp32
+# At its peak rate from the first step on, a deep network's loss explodes, and what explodes agrees with nothing.
+_TRIAL_LR_FRAC = 0.01
 _AGREE_FRAC = 0.02  # losses further apart than this after a few steps are not the same training
 
 
@@ -262,7 +264,7 @@ class _Trial:
         if arithmetic.swap_pool:
             swap_relu_and_pool_(self._model)
         self._face = arithmetic.model_(self._model)
-        self._optimizer = optimizer(self._model, config)
+        self._optimizer = optimizer(self._model, dataclasses.replace(config, lr=_TRIAL_LR_FRAC * config.lr))
         self._x, self._y, self._task = arithmetic.inputs(x), y, task
         self.times_ms: list[float] = []
         self.losses: list[float] = []
