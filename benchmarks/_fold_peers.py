@@ -103,7 +103,7 @@ def pruned_by_torch_pruning(model: nn.Module, example: torch.Tensor, macs: float
         else:
             low = ratio
     if best is None:
-        raise SystemExit(f"torch-pruning does not reach {macs:.0%} of the operations")
+        raise ValueError(f"torch-pruning does not reach {macs:.0%} of the operations")
     return best
 
 

@@ -32,16 +32,15 @@ from _fold_peers import nncf_quantize, onnxruntime_static, plain_distillation, t
 from _record import RECORDS, Record, data_dir, wait_until_quiet
 from torch import nn
 
-from dimwise import chain, fold, measure, models, ship
+from dimwise import chain, fold, measure, ship
+from dimwise.chain.start import build
 from dimwise.data import load as load_data
 from dimwise.fold import Evidence, _onnx
 from dimwise.fold._steps import parse
 from dimwise.lab.claims import kept
-from dimwise.models.init import he_init_
 from dimwise.plan.apply import Once, Subject, apply
 from dimwise.plan.on_target import score_on
 from dimwise.progress import Terminal
-from dimwise.seeds import derive
 from dimwise.train import evaluating, fit, guards
 
 ASKED_FASTER, ASKED_SMALLER, ASKED_LOST, ASKED_SHARE = 12.0, 15.0, 0.5, 0.8
@@ -79,7 +78,17 @@ DEEP = (
     "prune(macs=0.5, allocation=latency)",
     "prune(macs=0.5, allocation=latency) quantize(int8)",
 )
-TEXT = ("quantize(int8)", "quantize(dynamic)", "quantize(weights)", "distill(scale=0.5)", "distill(scale=0.5) quantize")
+TEXT = (
+    "quantize(int8)",
+    "quantize(dynamic)",
+    "quantize(weights)",
+    "prune(macs=0.5)",
+    "prune(macs=0.5) quantize(dynamic)",
+    "distill(scale=0.5)",
+    "distill(scale=0.5) quantize(dynamic)",
+    "distill(scale=0.25)",
+    "distill(scale=0.25) quantize(dynamic)",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -168,10 +177,8 @@ def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit, later:
     folder = work / ("quick" if quick else "whole") / name / str(seed)
     if limit.reached():
         raise OutOfTime(f"the training of {name}, seed {seed}")
-    torch.manual_seed(derive(seed, "init"))
-    blank = he_init_(models.build(recipe.model.name, data.input_shape, data.n_outputs, width=recipe.model.width))
     model = fit(
-        blank,
+        build(recipe, data, None),
         data,
         looks.task,
         recipe.train,
