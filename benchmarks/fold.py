@@ -78,6 +78,22 @@ DEEP = (
     "prune(macs=0.5, allocation=latency)",
     "prune(macs=0.5, allocation=latency) quantize(int8)",
 )
+SHALLOW = (
+    "quantize(int8)",
+    "distill(depth=0.67, scale=1.0, inherit=true) quantize(int8)",
+    "distill(depth=0.34, scale=1.0, inherit=true) quantize(int8)",
+    "prune(macs=0.5, teacher=false, epochs=10)",
+    "prune(macs=0.5, teacher=false, epochs=10) quantize(int8)",
+)
+MOBILE = (
+    "quantize(int8)",
+    "distill(scale=0.5)",
+    "distill(scale=0.5) quantize(int8)",
+    "prune(macs=0.5, teacher=false, epochs=10)",
+    "prune(macs=0.5, teacher=false, epochs=10) quantize(int8)",
+    "prune(macs=0.25, teacher=false, epochs=10)",
+    "prune(macs=0.25, teacher=false, epochs=10) quantize(int8)",
+)
 TEXT = (
     "quantize(int8)",
     "quantize(dynamic)",
@@ -107,9 +123,9 @@ class Network:
 
 NETWORKS = {
     "fashion-small_cnn": Network("fashion"),
-    "cifar10-resnet20": Network("cifar10"),
+    "cifar10-resnet20": Network("cifar10", (), SHALLOW),
     "cifar10-resnet56": Network("cifar10", ("model.name=resnet56",), DEEP, epochs=(5, 60), combined=True),
-    "cifar10-mobilenetv2": Network("cifar10", ("model.name=mobilenetv2", "model.width=0.5")),
+    "cifar10-mobilenetv2": Network("cifar10", ("model.name=mobilenetv2", "model.width=0.5"), MOBILE),
     "sst2-lstm": Network("sst2", (), TEXT, tools=("onnxruntime", "nncf", "plain KD")),
     "sst2-transformer": Network("sst2-transformer", (), TEXT, tools=("onnxruntime", "nncf", "plain KD")),
 }

@@ -208,6 +208,13 @@ def test_mobilenetv2_has_the_papers_maps_and_never_narrows_the_last_layer() -> N
     assert [layer.in_features for layer in last] == [1280, 2560]
 
 
+@pytest.mark.parametrize(("side", "last"), [(8, 1), (32, 4), (63, 8), (64, 2)])
+def test_mobilenetv2_divides_small_images_by_8_instead_of_32(side: int, last: int) -> None:
+    with torch.device("meta"):
+        model = build("mobilenetv2", (3, side, side), 10).eval()
+        assert model.features(torch.empty(1, 3, side, side)).shape[-2:] == (last, last)  # type: ignore[operator]
+
+
 def test_state_names_are_those_of_published_weights() -> None:
     with torch.device("meta"):
         resnet = set(build("resnet50", *USUAL["resnet50"]).state_dict())

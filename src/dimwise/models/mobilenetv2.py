@@ -1,8 +1,9 @@
 """MobileNetV2: wide inside, narrow between; almost all arithmetic is in 1 × 1 convolutions.
 
 Source: Sandler, Howard, Zhu, Zhmoginov, Chen 2018, "MobileNetV2: inverted residuals and linear bottlenecks", table 2.
-Deviation: none in shapes. Dropout before the classifier is off unless asked for; published training used 0.2. Parameter
-names are torchvision's, so published weights load. Small images go through the same strides, which divide by 32.
+Deviation: images below 64 pixels pass the stem and the first stage with a stride of 2 whole, since the paper's strides
+divide by 32, which leaves one pixel of 32 to decide on; they are divided by 8. Dropout before the classifier is off
+unless asked for; published training used 0.2. Parameter names are torchvision's, so published weights load.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ STAGES = (
     (6, 160, 3, 2),
     (6, 320, 1, 1),
 )
+SMALL = 64
+"""Pixels of the shorter side below which the first two strides are 1."""
 
 
 def _conv_norm_relu(n_in: int, n_out: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
@@ -48,14 +51,15 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """Stem, seven stages of inverted residuals, 1 × 1 convolution, global average, dense layer."""
 
-    def __init__(self, in_channels: int, n_outputs: int, *, width: float, dropout: float) -> None:
+    def __init__(self, in_channels: int, n_outputs: int, *, small: bool, width: float, dropout: float) -> None:
         super().__init__()
         n_in = scale(32, width)
-        layers: list[nn.Module] = [_conv_norm_relu(in_channels, n_in, 3, stride=2)]
-        for expansion, channels, repeats, first_stride in STAGES:
+        layers: list[nn.Module] = [_conv_norm_relu(in_channels, n_in, 3, stride=1 if small else 2)]
+        for stage, (expansion, channels, repeats, first_stride) in enumerate(STAGES):
             n_out = scale(channels, width)
             for i in range(repeats):
-                layers.append(InvertedResidual(n_in, n_out, first_stride if i == 0 else 1, expansion))
+                stride = first_stride if i == 0 and not (small and stage == 1) else 1
+                layers.append(InvertedResidual(n_in, n_out, stride, expansion))
                 n_in = n_out
         n_last = scale(1280, max(1.0, width))  # the paper does not narrow the last layer
         layers.append(_conv_norm_relu(n_in, n_last, 1))
@@ -66,7 +70,7 @@ class MobileNetV2(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) → (N, n_outputs)."""
-        x = self.features(x)  # (N, 1280, ⌈H/32⌉, ⌈W/32⌉)
+        x = self.features(x)  # (N, 1280, ⌈H/32⌉, ⌈W/32⌉), of small images ⌈H/8⌉
         return self.classifier(self.flatten(self.average(x)))
 
 
@@ -81,5 +85,5 @@ def mobilenetv2(
         ...     sum(p.numel() for p in mobilenetv2((3, 224, 224), 1000).parameters())
         3504872
     """
-    in_channels, _, _ = image_shape("mobilenetv2", input_shape)
-    return MobileNetV2(in_channels, n_outputs, width=width, dropout=dropout)
+    in_channels, height, width_px = image_shape("mobilenetv2", input_shape)
+    return MobileNetV2(in_channels, n_outputs, small=min(height, width_px) < SMALL, width=width, dropout=dropout)
