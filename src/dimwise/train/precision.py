@@ -13,6 +13,7 @@ import copy
 import dataclasses
 import statistics
 import time
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
@@ -24,6 +25,7 @@ from dimwise.tasks import Task
 from dimwise.train import guards
 from dimwise.train.config import TrainConfig
 from dimwise.train.optimizer import optimizer
+from dimwise.train.strided import Dilating, is_strided_depthwise
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,6 +59,8 @@ class Arithmetic:
     device: str = "cpu"
     threads: int = 0
     """Compute threads; 0 leaves PyTorch's number."""
+    dilate: bool = False
+    """Gradients of strided depthwise convolutions by convolutions without stride: the same up to rounding."""
 
     @property
     def name(self) -> str:
@@ -64,15 +68,17 @@ class Arithmetic:
         words = [self.precision]
         words += ["channels-last"] * (self.layout == "channels_last")
         words += ["pool before ReLU"] * self.swap_pool
+        words += ["dilated gradients"] * self.dilate
         words += ["compiled"] * self.compiled
         words += ["one thread"] * (self.threads == 1)
         return ", ".join(words)
 
     def context(self) -> AbstractContextManager[Any]:
-        """Autocast, or nothing for fp32."""
-        if self.precision == "fp32":
-            return _NOTHING
-        return torch.autocast(self.device, dtype=DTYPES[self.precision])
+        """Autocast, or nothing for fp32; and dilated gradients."""
+        casts: AbstractContextManager[Any] = _NOTHING
+        if self.precision != "fp32":
+            casts = torch.autocast(self.device, dtype=DTYPES[self.precision])
+        return _both(casts, Dilating()) if self.dilate else casts
 
     def inputs(self, x: Tensor) -> Tensor:
         """Inputs in the layout and, for autocast's first operation, the type they will be read in."""
@@ -98,6 +104,12 @@ class Arithmetic:
 _NOTHING = contextlib.nullcontext()
 
 
+@contextlib.contextmanager
+def _both(first: AbstractContextManager[Any], second: AbstractContextManager[Any]) -> Iterator[None]:
+    with first, second:
+        yield
+
+
 @dataclass(frozen=True)
 class Choice:
     """The arithmetic that was chosen, and what the others took."""
@@ -115,6 +127,7 @@ class Choice:
             "layout": chosen.layout,
             "compiled": chosen.compiled,
             "swap_pool": chosen.swap_pool,
+            "dilate": chosen.dilate,
             "threads": chosen.threads,
             "candidates": self.candidates,
         }
@@ -321,13 +334,18 @@ def _candidates(model: nn.Module, x: Tensor, config: TrainConfig, device: torch.
         layouts = ["contiguous"]
     compiled = {"yes": [True], "no": [False], "auto": [False, True]}[config.compile]
     # Only "auto" may reorder; someone who names precision and layout gets the model as it is written.
-    swaps = [False, True] if config.layout == "auto" and swap_relu_and_pool_(copy.deepcopy(model)) else [False]
+    is_free = config.layout == "auto"
+    swaps = [False, True] if is_free and swap_relu_and_pool_(copy.deepcopy(model)) else [False]
+    strided = device.type == "cpu" and any(map(is_strided_depthwise, model.modules()))
+    dilates = [False, True] if is_free and strided else [False]
     return [
-        Arithmetic(p, layout, c, s, device.type)
+        Arithmetic(p, layout, c, s, device.type, dilate=d)
         for c in compiled
         for p in precisions
         for layout in layouts
         for s in swaps
+        for d in dilates
+        if not (c and d)  # what is compiled has kernels of its own
     ]
 
 
