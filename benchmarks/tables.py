@@ -25,6 +25,7 @@ ORDER = (
     "fold_fashion_small_cnn",
     "fold_cifar10_resnet20",
     "fold_cifar10_resnet56",
+    "fold_cifar10_resnet56_quarter",
     "fold_cifar10_mobilenetv2",
     "fold_sst2_lstm",
     "fold_sst2_transformer",
