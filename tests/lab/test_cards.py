@@ -51,3 +51,8 @@ def test_the_pages_are_up_to_date(monkeypatch):
     folds = (ROOT / "docs" / "folds.md").read_text("utf-8")
     assert folds == docs.folds_page(), "run: python benchmarks/docs.py --write"
     assert folds.count("\n## ") == folds.count("\nSettings:") == folds.count("**Pitfalls:**") == len(FOLDS)
+    peers = (ROOT / "docs" / "fold_peers.md").read_text("utf-8")
+    assert peers == docs.fold_peers_page(), "run: python benchmarks/docs.py --write"
+    pictures = {path.stem for path in (ROOT / "docs" / "fold_peers").glob("*.svg")}
+    assert pictures == set(docs.fold_records())
+    assert all(f"](fold_peers/{name}.svg)" in peers for name in pictures)

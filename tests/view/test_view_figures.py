@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from dimwise.view import figures, labels, tiles
+from dimwise.view import canvas, figures, labels, tiles
 from dimwise.view.palette import DARK, VARIABLES
 from dimwise.view.picture import svg
 from dimwise.view.story import History, Stage, history
@@ -192,3 +192,17 @@ def test_contrast(front: str, back: str, dark: bool) -> None:
 def test_luminance_of_the_test_is_right() -> None:
     assert luminance("#ffffff") == pytest.approx(1)
     assert luminance("#808080") == pytest.approx(0.2159, abs=1e-3)
+
+
+def test_a_point_without_a_label_has_neither_text_nor_line() -> None:
+    def annotations(names: list[str]) -> int:
+        made = canvas.blank(300, 200)
+        axes = canvas.add_axes(made, 40, 10, 10, 30)
+        axes.set_xlim(0, 1)
+        axes.set_ylim(0, 1)
+        points = np.full((len(names), 2), 0.5)  # so close that some stand away, with a line
+        labels.place_labels(axes, names, points, [40.0] * len(names), [], [False] * len(names))
+        return len(axes.texts)
+
+    assert annotations([""] * 6) == 0
+    assert annotations(["a label"] * 6) >= 6

@@ -38,7 +38,7 @@ def place_labels(
 
     Args:
         axes: with its limits and scales already set.
-        texts: N labels.
+        texts: N labels; an empty one is a point that the others keep clear of.
         points_N2: (N, 2) positions in data units.
         areas: N areas of the bubbles, square points.
         lines: what the labels should not cross either, in data units.
@@ -57,6 +57,8 @@ def place_labels(
     size = (frame.width / scale, frame.height / scale)
     boxes, ways = arrange(centres, radii, widths, np.concatenate([*crossed, np.zeros((0, 4))]), size)
     for i, (text, box, bold) in enumerate(zip(texts, boxes, strong, strict=True)):
+        if not text:
+            continue
         side, _, reach = ways[i]
         at = {1: box[0], 0: (box[0] + box[2]) / 2, -1: box[2]}[side]
         axes.annotate(
