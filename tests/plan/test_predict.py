@@ -51,6 +51,22 @@ def test_a_measured_point_is_predicted_as_it_was_measured_and_more_surely():
     assert after.latency_ms(point).log_std < 0.3 * before.latency_ms(point).log_std
 
 
+def test_int8_saves_nothing_of_what_calls_take():
+    """Milliseconds that a small network took on Fashion-MNIST: int8 was faster only where the network was whole."""
+    half = "distill(scale=0.5)"
+    known = {("", 1): 0.123, (half, 0): 0.0517, (half, 1): 0.069}
+    unknown = {0: {0.75: 0.112, 0.5: 0.078, 0.35: 0.0617}, 1: {0.75: 0.104, 0.5: 0.0807, 0.35: 0.0743}}
+    lines = [Line("", 0, "whole", measured={"score": 0.9, "latency_ms": 0.143, "size_bytes": 1000.0})]
+    for (student, numbers), ms in known.items():
+        point = {"student": STUDENTS.index(student), "cut": 0, "numbers": numbers}
+        lines.append(Line(str(point), 0, "shape", point, measured={"latency_ms": ms, "size_bytes": 500.0}))
+    found = learn(SPACE, lines, 1000)
+    for numbers, rows in unknown.items():
+        for macs, ms in rows.items():
+            point = {"student": 0, "cut": CUTS.index(f"prune(macs={macs})"), "numbers": numbers}
+            assert found.latency_ms(point).value == pytest.approx(ms, rel=0.1)
+
+
 def test_a_short_training_and_a_smaller_network_are_expected_to_lose_more():
     found = learn(SPACE, [FIRST], 1000)
     small, large = {"student": 5, "cut": 0, "numbers": 0}, {"student": 1, "cut": 0, "numbers": 0}

@@ -93,16 +93,16 @@ def _fit(x: Any, y: Any, log_std: float, noise: float) -> Any:
         return GaussianProcessRegressor(kernel, optimizer=optimizer, alpha=1e-10).fit(x, y)
 
 
-def _floor(space: Space, lines: Sequence[Line], original: Line) -> float:
-    """The share of the original's latency that no fold takes away, from the float networks that were measured."""
-    whole, found = original.measured["latency_ms"], []
+def _floor_ms(space: Space, lines: Sequence[Line], numbers: int, whole_ms: float) -> float | None:
+    """Milliseconds that no fold takes away where numbers are written so; None until a small network of that kind was
+    measured."""
+    found = []
     for line in lines:
-        if line.point and not line.point["numbers"] and "latency_ms" in line.measured:
+        if line.point and line.point["numbers"] == numbers and "latency_ms" in line.measured:
             kept = space.operations(line.point)
             if kept < 0.5:
-                found.append((line.measured["latency_ms"] / whole - kept) / (1 - kept))
-    floor = sorted(found)[len(found) // 2] if found else CALL_MS / whole
-    return min(max(floor, 0.02), 0.9)
+                found.append((line.measured["latency_ms"] - kept * whole_ms) / (1 - kept))
+    return sorted(found)[len(found) // 2] if found else None
 
 
 @dataclass(frozen=True)
@@ -134,11 +134,17 @@ def learn(space: Space, lines: Sequence[Line], n_valid: int) -> Predictions:
             return fast if what == "latency_ms" else small
         return line.measured[what] / original.measured[what]
 
-    floor = _floor(space, lines, original)
+    whole_ms = {
+        n: original.measured["latency_ms"] * ratio({"numbers": n}, "latency_ms") for n in range(len(space.numbers))
+    }
+    floors = {n: _floor_ms(space, lines, n, ms) for n, ms in whole_ms.items()}
+    calls_ms = CALL_MS if floors[0] is None else floors[0]
 
     def latency(point: Point) -> float:
-        kept = floor + (1 - floor) * space.operations(point)  # calls cost time however little they compute
-        return original.measured["latency_ms"] * kept * ratio(point, "latency_ms")
+        # Calls take time however little they compute, and numbers that are written shorter do not shorten them.
+        whole, floor = whole_ms[point["numbers"]], floors[point["numbers"]]
+        floor = min(max(calls_ms if floor is None else floor, 0.02 * whole), 0.9 * whole)
+        return floor + (whole - floor) * space.operations(point)
 
     def size(point: Point) -> float:
         return original.measured["size_bytes"] * (0.05 + 0.95 * space.operations(point)) * ratio(point, "size_bytes")
