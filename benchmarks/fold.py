@@ -39,7 +39,7 @@ from dimwise.fold import Evidence, _onnx
 from dimwise.fold._steps import parse
 from dimwise.lab.claims import kept
 from dimwise.plan.apply import Once, Subject, apply
-from dimwise.plan.on_target import score_on
+from dimwise.plan.on_target import outputs_of, score_on
 from dimwise.progress import Terminal
 from dimwise.train import evaluating, fit, guards
 
@@ -237,6 +237,7 @@ def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit, later:
         parts.setdefault(part, {}).update(latency_ms=statistics.median(ms), rounds_ms=ms)
     for part, content in files.items():
         parts[part]["macs"] = _onnx.cost(onnx.load_from_string(content))["macs"]
+    right = {part: right_on_test(content, data) for part, content in files.items()}
     parts["eager"] |= {
         "macs": parts[FLOAT]["macs"],
         "test": parts[FLOAT]["test"],
@@ -252,6 +253,11 @@ def one_seed(name: str, seed: int, work: Path, quick: bool, limit: Limit, later:
         "parts": parts,
         "ours": [way for way in network.ways if way in parts],
         "peers": [peer for peer in peers(network) if peer in parts],
+        "apart": {
+            peer: {way: apart(right[way], right[peer]) for way in right if way not in peers(network)}
+            for peer in peers(network)
+            if peer in right
+        },
         "missing": missing,
         "combined": network.combined,
         "pruned": network.pruned,
@@ -305,6 +311,26 @@ def milliseconds(
     return {part: [found[part].p50_ms for found in rounds] for part in calls}
 
 
+def right_on_test(content: bytes, data: Any) -> Any:
+    """(N,) bool: whether a file answers rightly, test input by test input."""
+    outputs = outputs_of(ship.session(content, threads=torch.get_num_threads()), data.test)
+    return (outputs.argmax(1) == data.test.targets.cpu()).numpy()
+
+
+def apart(ours: Any, theirs: Any) -> list[int]:
+    """How many inputs only the one and only the other answers rightly, out of (N,) bool of both."""
+    return [int((ours & ~theirs).sum()), int((theirs & ~ours).sum())]
+
+
+def surely_worse(way: str, peer: str, rows: list[dict[str, Any]]) -> bool:
+    """Whether McNemar's test (5 %, two-sided) on the test inputs of all seeds says that ``way`` is worse."""
+    counts = [row["apart"][peer][way] for row in rows if "apart" in row]
+    if len(counts) < len(rows):
+        return True  # an older record, which did not count
+    won, lost = (sum(c[i] for c in counts) for i in (0, 1))
+    return (lost - won) > 1.96 * (lost + won) ** 0.5
+
+
 def times_faster(this: Mapping[str, Any], other: Mapping[str, Any]) -> float:
     """How many times faster ``this`` is: the median of the quotients within each round."""
     return statistics.median(b / a for a, b in zip(this["rounds_ms"], other["rounds_ms"], strict=True))
@@ -328,16 +354,17 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
             against[peer] = {"failed": next(row["parts"][peer].get("failed") for row in rows)}
             continue
         theirs = parts[peer]
-        no_slower = [p for p in ours.values() if p["latency_ms"] <= 1.02 * theirs["latency_ms"]]
+        no_slower = [way for way, p in ours.items() if p["latency_ms"] <= 1.02 * theirs["latency_ms"]]
         as_good, rivals = (
             [p for p in group if p["valid"] >= theirs["valid"] - EQUAL / 100] for group in (ours.values(), all_peers)
         )
         rival = min(rivals, key=lambda p: p["latency_ms"])
-        level = max(no_slower, key=lambda p: p["valid"], default=None)
+        level = max(no_slower, key=lambda way: ours[way]["valid"], default=None)
         fastest = min(as_good, key=lambda p: p["latency_ms"], default=None)
         against[peer] = {
             "score": theirs["test"],
-            "ours_no_slower": level["test"] if level else None,
+            "ours_no_slower": ours[level]["test"] if level else None,
+            "surely_worse": level is None or surely_worse(level, peer, rows),
             "times_faster_at_equal_score": times_faster(fastest, rival) if fastest else None,
             "score_of_the_faster": fastest["test"] if fastest else None,
         }
@@ -427,13 +454,16 @@ def recorded(name: str, rows: list[dict[str, Any]]) -> Record:
     if not ran:
         return record
     level = [f for f in ran.values() if (f["ours_no_slower"] or 0.0) >= f["score"] - EQUAL / 100]
+    unsure = sum(f not in level and not f["surely_worse"] for f in ran.values())
     failed = len(against) - len(ran)
     gains = [f["times_faster_at_equal_score"] for f in ran.values() if f["times_faster_at_equal_score"]] or [0.0]
     above = [peer for peer, f in ran.items() if not f["times_faster_at_equal_score"]]
     record.target(
         f"folds on {name}: peers at whose latency ours scores as high",
         f"all {len(ran)}",
-        f"{len(level)}" + (f" ({failed} more fail on it)" if failed else ""),
+        f"{len(level)}"
+        + (f" ({failed} more fail on it)" if failed else "")
+        + (f" ({unsure} more within what the test split can tell: McNemar, 5 %)" if unsure else ""),
         len(level) == len(ran),
     )
     record.target(
