@@ -96,6 +96,43 @@ def test_a_composition_is_replayed_and_its_artifact_kept() -> None:
     assert "prune changes a network, and only its graph is here" in alone.err
 
 
+def test_what_is_applied_is_judged_by_the_budget_that_is_named() -> None:
+    words = ["fold", "last", "--apply", "quantize(weights)"]
+    done = dimwise(*words, "--budget", "size<=1kB")
+    assert done.code == 1
+    assert "artifact: " in done.out
+    assert done.err.splitlines()[-1].startswith(
+        "dimwise: 'quantize(mode=\"weights\")' does not meet the budget: size is "
+    )
+    within = dimwise(*words, "--budget", "size<=1MB, drop<=100pt")
+    assert (within.code, "budget" in within.err) == (0, False)
+    assert dimwise(*words).code == 0
+
+
+def test_the_answer_repeats_what_was_asked_and_never_calls_the_nearest_chosen() -> None:
+    done = dimwise("fold", "last", "--budget", "size<=1B")
+    assert done.code == 1
+    assert "size<=1B" in done.out
+    assert "the nearest" in done.out
+    assert "chosen" not in done.out
+    assert "artifact of the nearest: " in done.out
+    assert "million requests" not in done.out
+
+
+@pytest.mark.parametrize(
+    ("content", "line"),
+    [(None, "there is no file 'some.onnx'"), (b"", "'some.onnx' is empty"), (b"x", "has no manifest.json beside it")],
+)
+def test_a_graph_that_is_no_artifact_says_what_is_missing(place: Path, content: bytes | None, line: str) -> None:
+    path = place / "some.onnx"
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+    done = dimwise("fold", "some.onnx", "--recipe", "digits", "--apply", "quantize")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert line in done.err
+
+
 def test_what_a_fold_notes_is_printed() -> None:
     done = dimwise("fold", "last", "--apply", "sparsify(epochs=0)")
     assert done.code == 0, done.err
@@ -130,6 +167,7 @@ def test_a_network_of_ones_own_is_taken_as_it_is_or_trained(place: Path) -> None
     [
         (["nothing"], "'nothing' is no run, no artifact and no network; expected a run"),
         (["last", "--budget", "latncy<=1ms"], "budget: unknown term 'latncy'"),
+        (["last", "--budget", "drop<=0.5"], "budget: drop<=0.5 has no unit; expected one of: pt"),
         (["last", "--budget", "latency<=1kg"], "budget: latency has no unit 'kg'"),
         (["last", "--time", "soon"], "--time 'soon' is no duration; expected a number above 0"),
         (["last", "--apply", "prnue"], "unknown fold 'prnue'"),

@@ -156,6 +156,17 @@ def test_targets_out_of_reach() -> None:
         prune(small(), config(latency_ms=0.001), told(), latency_of=lambda net: 1.0 + macs(net))
 
 
+def test_where_nothing_can_leave_a_target_in_ms_says_so_too() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(3 * 64, 5))
+    with pytest.raises(ModelError) as by_macs:
+        prune(net, config(macs=0.5), told())
+    with pytest.raises(ModelError) as by_time:
+        prune(net, config(latency=0.5), told(), latency_of=macs)
+    assert "inf ms" not in str(by_time.value)
+    assert "can leave" in str(by_macs.value)
+    assert "can leave" in str(by_time.value)
+
+
 def test_the_default_clock_is_the_eager_network() -> None:
     deep = nn.Sequential(*(nn.Linear(64, 64) for _ in range(30)))
     time_ms = eager_latency(deep, torch.zeros(1, 64), budget_s=0.01)

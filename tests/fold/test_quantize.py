@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 
 import numpy as np
 import onnx
@@ -489,6 +490,18 @@ def test_data_that_does_not_fit_the_graph_is_shown(graph, evidence):
 def test_misspelt_node_is_refused(graph, evidence):
     with pytest.raises(ModelError, match=r"names 'conv22', which is no node .* did you mean 'conv2'"):
         quantize(graph, QuantizeConfig(skip=("conv22",)), evidence)
+
+
+def test_an_activation_that_was_never_alive_has_an_empty_range():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert calibration.cut_tails(np.zeros(10), np.linspace(-1, 1, 11), 99.0) == (0.0, 0.0)
+
+
+def test_a_graph_that_is_int8_already_is_not_called_one_without_layers(graph, evidence):
+    eight, _ = quantize(graph, QuantizeConfig(), evidence)
+    with pytest.raises(ModelError, match="what can be quantized in this graph is int8 already; expected a graph in fl"):
+        quantize(eight, QuantizeConfig(), evidence)
 
 
 def test_nothing_to_quantize_says_why(evidence, graph, proto):

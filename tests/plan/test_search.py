@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from dimwise import ship
-from dimwise.errors import MissingExtra, RunError, UserError
+from dimwise.errors import MissingExtra, ParityError, RunError, UserError
 from dimwise.fold._steps import parse
 from dimwise.measure import Latency
 from dimwise.plan import answer as answering
@@ -26,6 +26,7 @@ from dimwise.plan.answer import answer
 from dimwise.plan.apply import Subject, apply
 from dimwise.plan.bench import Question
 from dimwise.plan.budget import Budget, Target
+from dimwise.plan.choose import excess
 from dimwise.plan.on_target import Candidate
 from dimwise.plan.search import Found
 from dimwise.plan.space import key_of
@@ -146,7 +147,9 @@ def test_an_impossible_limit_is_infeasible_before_anything_is_trained(trained, t
 
 
 def test_where_nothing_is_better_the_original_is_kept(found):
-    only = [line for line in found.lines if not line.steps]
+    first = found.bench.first()
+    worse = {**first.measured, "score": 0.0, "latency_ms": 1e3, "size_bytes": 1e9}
+    only = [first, replace(first, steps="worse", measured=worse)]
     answered = answer(replace(found, lines=only, bench=replace(found.bench, lines=only)))
     assert (answered.verdict, answered.exit_code) == ("keep", 0)
     assert answered.text.startswith("Not worth it: keep the original, because ")
@@ -342,3 +345,110 @@ def test_processes_that_share_a_storage_begin_in_different_orders(found):
     assert len({tuple(map(key_of, order)) for order in orders}) > 1
     assert all(sorted(map(key_of, order)) == sorted(map(key_of, alone)) for order in orders)
     assert alone == [*found.bench.space.smallest(), *found.bench.space.listed()]
+
+
+def test_lines_are_told_in_todays_milliseconds(trained, tmp_path, monkeypatch):
+    """A first sitting on a busy machine, or another host, three times as slow: its lines are not three times worse."""
+    slowness = [3.0]
+
+    def slow(candidates: Sequence[Candidate], *_: Any, **__: Any) -> dict[str, Latency]:
+        for candidate in candidates:
+            ms = slowness[0] * (1e-3 + 1e-7 * candidate.size_bytes)
+            candidate.latency = Latency(ms, ms, 0.01 * ms, runs=5, threads=1, device="cpu")
+        return {candidate.name: candidate.latency for candidate in candidates if candidate.latency}
+
+    monkeypatch.setattr(bench_room, "latencies", slow)
+    busy = bench_room.begin(question(trained, tmp_path))
+    point = {"student": 0, "cut": 0, "numbers": 1}
+    there = bench_room.look(busy, point)
+    slowness[0] = 1.0
+    quiet = bench_room.begin(question(trained, tmp_path))
+    for line in quiet.lines:
+        assert line.measured["latency_ms"] == pytest.approx(1e-3 + 1e-7 * line.measured["size_bytes"])
+    raw = next(line for line in record.read(tmp_path) if line.point == point and line.measured)
+    assert there is not None
+    assert (
+        raw.measured["latency_ms"]
+        == there.measured["latency_ms"]
+        == pytest.approx(3 * quiet.lines[1].measured["latency_ms"])
+    )
+    assert raw.measured["original_ms"] == busy.original_ms[-1]
+    slowness[0] = 2.0  # it gets busy again within a sitting: soon all lines are told so
+    for _ in range(bench_room.RECENT):
+        bench_room._measure(quiet, replace(quiet.original, name="again"))
+    bench_room.catch_up(quiet)
+    assert quiet.first().measured["latency_ms"] == pytest.approx(
+        2 * (1e-3 + 1e-7 * quiet.first().measured["size_bytes"])
+    )
+
+
+@pytest.mark.parametrize("change", ["data", "settings"])
+def test_another_sitting_with_other_data_or_settings_is_refused(trained, tmp_path, change):
+    """Its scores and compositions would mean something else than those in the file."""
+    asked = question(trained, tmp_path)
+    bench_room.begin(asked)
+    bench_room.begin(replace(asked, time_s=1.0, budget=Budget(drop=0.1)))
+    evidence = asked.evidence
+    if change == "data":
+        valid = replace(evidence.data.valid, targets=evidence.data.valid.targets.flip(0))
+        evidence = replace(evidence, data=replace(evidence.data, valid=valid))
+    else:
+        evidence = replace(evidence, train=replace(evidence.train, epochs=3))
+    with pytest.raises(RunError, match=f"is a search about {change} "):
+        bench_room.begin(replace(asked, evidence=evidence))
+
+
+def test_what_meets_a_limit_on_memory_is_a_finalist_though_others_beat_it_elsewhere(found):
+    first = found.bench.first()
+    big = replace(
+        first, steps="big", measured={**first.measured, "memory_bytes": 25e6, "latency_ms": 1e-6, "size_bytes": 1.0}
+    )
+    faster = 0.9 * first.measured["latency_ms"]
+    small = replace(first, steps="small", measured={**first.measured, "memory_bytes": 15e6, "latency_ms": faster})
+    lines = [first, big, small]
+    asked = replace(found.bench.question, budget=Budget(drop=1.0, memory_bytes=20_000_000))
+    told = replace(found, lines=lines, bench=replace(found.bench, lines=lines, question=asked))
+    assert [line.steps for line in answering.finalists(told)] == ["small", "big"]
+
+
+def test_a_graph_that_differs_late_is_a_failed_line_and_the_search_goes_on(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_room, "parity_of", lambda *_: "")  # the inputs that are looked at show nothing
+
+    def differs(*_: Any) -> None:
+        raise ParityError("outputs differ on input 700")
+
+    monkeypatch.setattr(bench_room, "keep", differs)
+    told = search.search(question(trained, tmp_path))
+    made = [line for line in told.lines if line.steps and line.state != "shape"]
+    assert ("failed", "outputs differ on input 700.") in {(line.state, line.reason) for line in made}
+    assert {line.name for line in frontier(told.lines)} == {told.bench.first().name}  # the others would have been kept
+    assert not told.bench.kept
+
+
+def test_a_way_to_write_numbers_that_fails_bars_no_network(found):
+    point = {"student": 1, "cut": 0, "numbers": 1}
+    failed = record.Line("distill(scale=0.5) quantize", 0, "failed", point, reason="no")
+    shape = replace(failed, point={**point, "numbers": 0})
+    for line, barred in ((failed, False), (shape, True)):
+        bench = replace(found.bench, lines=[found.bench.first(), line])
+        assert ((1, 0, 1 - line.point["numbers"]) in bench_room.known_points(bench)) is barred
+
+
+def test_where_nothing_was_made_the_answer_says_so(found):
+    only = [line for line in found.lines if not line.steps]
+    told = answer(replace(found, lines=only, bench=replace(found.bench, lines=only), ended="time", seconds=3.2))
+    assert (told.verdict, told.text) == (
+        "keep",
+        "Keep the original: no fold was made and measured in 3 s. Search for longer.",
+    )
+
+
+def test_memory_that_could_not_be_measured_meets_no_limit(found):
+    made = replace(found.bench.original, peak_memory_bytes=None)
+    assert "memory" in excess(made, 0.0, Budget(memory_bytes=10**9))
+    assert not excess(made, 0.0, Budget())
+
+
+def test_where_pytorch_serves_no_fold_of_the_graph_is_proposed(trained, tmp_path):
+    asked = question(trained, tmp_path, target=Target(runtime="pytorch"))
+    assert bench_room.begin(asked).space.numbers == ("",)

@@ -66,3 +66,15 @@ def test_money_is_plain_arithmetic_in_words() -> None:
     assert "3.00 saved per million requests, 6.00 spent" in "\n".join(spoken(answer("fold", money=priced)))
     none = {"saved_s_per_million": 0.0, "effort_s": 60.0, "break_even_requests": None}
     assert "Nothing is saved per request" in "\n".join(spoken(answer("keep", money=none)))
+
+
+def test_what_is_infeasible_has_a_nearest_and_saves_nothing() -> None:
+    told = answer("infeasible")
+    assert [row[-1] for row in columns(told)[1]] == ["the nearest", "", "tie with the chosen one"]
+    lines = "\n".join(spoken(told))
+    assert "drop<=0.5pt" in lines
+    assert "million requests" not in lines
+    assert "artifact of the nearest: place" in lines
+    page = render(told, words("en"))
+    assert "Is it worth it?" not in page
+    assert "Is it worth it?" in render(answer("fold"), words("en"))

@@ -70,6 +70,9 @@ def open_subject(
         return from_artifact(path, recipe=recipe, data_dir=data_dir, model=model, runs_dir=runs_dir, progress=progress)
     if re.fullmatch(r"[\w.]+:\w+", text) and not path.exists():
         return from_function(text, recipe, data_dir=data_dir, train=train, runs_dir=runs_dir, progress=progress)
+    if path.suffix == ".onnx":
+        what, expected, step = _no_artifact(path)
+        raise UserError(what, expected=expected, next_step=step)
     try:
         run = folder.find(runs_dir, text)
     except RunError as error:
@@ -79,6 +82,19 @@ def open_subject(
             next_step=error.next_step,
         ) from None
     return from_run(run, data_dir=data_dir, model=model, progress=progress)
+
+
+def _no_artifact(path: Path) -> tuple[str, str, str]:
+    """What is wrong with a graph that is in no artifact, what was expected, and what to do."""
+    if not path.is_file():
+        return f"there is no file '{path}'", "an artifact's folder, or its model.onnx", ""
+    if not path.stat().st_size:
+        return f"'{path}' is empty", "an artifact's folder, or its model.onnx", ""
+    return (
+        f"'{path}' has no {MANIFEST} beside it, so nothing says which inputs and labels it has",
+        "an artifact's folder, as `dimwise run` and `dimwise fold` write them",
+        "Fold the network that it was exported from: package.module:function, with --recipe NAME.",
+    )
 
 
 def from_run(run: Path, *, data_dir: Path | None, model: str | None, progress: Progress) -> Opened:

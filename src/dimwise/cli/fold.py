@@ -55,8 +55,8 @@ def fold(
 ) -> int:
     """Search the folds that meet a budget, measured on the runtime that will serve; or replay one composition.
 
-    Exit code 1 says that nothing meets the budget; the nearest is named. Stopped with Ctrl-C it answers from what it
-    has, and the same command goes on.
+    Exit code 1 says that nothing meets the budget, or not what was applied; the nearest is named. Stopped with Ctrl-C
+    it answers from what it has, and the same command goes on.
 
     \b
     Examples:
@@ -94,11 +94,11 @@ def fold(
         storage=storage,
     )
     if apply is not None:
-        return _replay(question, apply, as_json=as_json, quiet=quiet)
+        return _replay(question, apply, judged=limits != budgets.Budget(), as_json=as_json, quiet=quiet)
     return _search(question, opened.name, price_per_hour, language, as_json=as_json, quiet=quiet)
 
 
-def _replay(question: Any, text: str, *, as_json: bool, quiet: bool) -> int:
+def _replay(question: Any, text: str, *, judged: bool, as_json: bool, quiet: bool) -> int:
     from dimwise.plan.replay import replay
 
     told = replay(question, text)
@@ -112,6 +112,9 @@ def _replay(question: Any, text: str, *, as_json: bool, quiet: bool) -> int:
             for note in step["notes"]:
                 print(f"{step['fold']}: {note}")
         print(f"artifact: {told['artifact']}")
+    if judged and told["breaks"]:
+        _out.warn(f"'{told['steps']}' does not meet the budget: {'; '.join(told['breaks'])}")
+        return 1
     return 0
 
 

@@ -14,18 +14,18 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dimwise import measure, ship
-from dimwise.errors import BudgetError
+from dimwise.errors import BudgetError, ParityError
 from dimwise.fold._steps import parse
 from dimwise.plan import budget as budgets
 from dimwise.plan.apply import ORIGINAL, apply, tried
 from dimwise.plan.bench import Bench
-from dimwise.plan.choose import choose
+from dimwise.plan.choose import choose, excess
 from dimwise.plan.keep import keep
 from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, score_on, servable
 from dimwise.plan.record import Line
 from dimwise.plan.search import Found
 from dimwise.plan.space import RUNGS, key_of
-from dimwise.plan.worth import frontier, meets
+from dimwise.plan.worth import best, meets
 from dimwise.recipe import as_dict
 from dimwise.ship.layer_table import Side, layers
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
@@ -102,7 +102,7 @@ def answer(found: Found, *, price_per_hour: float = 0.0) -> Answer:
 def finalists(found: Found) -> list[Line]:
     """What is on the frontier: all that meets the budget before what does not, the score's losers last."""
     first, budget = found.bench.first(), found.bench.question.budget
-    rows = [line for line in frontier(found.lines) if line.steps]
+    rows = [line for line in best(found.lines, first, budget) if line.steps]
     what = "latency_ms" if budget.prefer == "latency" else "size_bytes"
 
     def order(line: Line) -> tuple[bool, float]:
@@ -138,7 +138,10 @@ def reopened(bench: Bench, line: Line, *, with_network: bool = False) -> Candida
     made = tried(again, line.steps)
     if not isinstance(made, Candidate):
         return None
-    keep(made, place, evidence, line)
+    try:
+        keep(made, place, evidence, line)
+    except ParityError:
+        return None
     return made
 
 
@@ -163,23 +166,23 @@ def _verdict(
             "infeasible": "no shape that was tried is within the limits, whatever its training",
             "exhausted": "nothing that is left to try promises to meet it",
             "settled": "the search had settled",
-        }.get(found.ended, f"in {found.seconds / 60:.3g} minutes nothing was found")
+        }.get(found.ended, f"nothing was found in {found.seconds:.0f} s")
         nearest = reasons[chosen.name].removeprefix("nearest to the budget: ")
         return "infeasible", f"Infeasible: {why}. The nearest is {_named(chosen)}: {nearest}."
     faster, smaller = _ratios(original, chosen)
+    if not any(line.steps and line.state == "whole" for line in found.lines):
+        return "keep", f"Keep the original: no fold was made and measured in {found.seconds:.0f} s. Search for longer."
     if chosen.name == ORIGINAL or (_meets(original, first, found) and max(faster, smaller) < LEAST_GAIN):
-        best = "nothing that keeps the score is faster or smaller beyond the noise"
+        why = "nothing that keeps the score is faster or smaller beyond the noise"
         if chosen.name != ORIGINAL:
-            best = f"the best is {_named(chosen)}, {faster:.2f}× faster and {smaller:.2f}× smaller, which is too little"
-        return "keep", f"Not worth it: keep the original, because {best}."
+            why = f"the best is {_named(chosen)}, {faster:.2f}× faster and {smaller:.2f}× smaller, which is too little"
+        return "keep", f"Not worth it: keep the original, because {why}."
     lost = first.measured["score"] - chosen.valid_score
     drop = f"{100 * abs(lost):.2f} points of validation score {'lost' if lost >= 0 else 'gained'}"
     return "fold", f"{_named(chosen)} meets the budget: {faster:.2f}× faster, {smaller:.2f}× smaller, {drop}."
 
 
 def _meets(original: Candidate, first: Line, found: Found) -> bool:
-    from dimwise.plan.choose import excess
-
     return not excess(original, first.measured["score"], found.bench.question.budget)
 
 
@@ -202,6 +205,7 @@ def _row(candidate: Candidate, line: Line, kept: Candidate, reasons: dict[str, s
     assert latency is not None
     assert best is not None
     n_valid = max(1, len(bench.question.evidence.data.valid))
+    allowed = not excess(candidate, bench.first().measured["score"], bench.question.budget)
     apart = abs(candidate.valid_score - kept.valid_score)
     noise = math.sqrt(max(kept.valid_score * (1 - kept.valid_score), 0.0) / n_valid)  # of a share of n_valid inputs
     return {
@@ -218,7 +222,7 @@ def _row(candidate: Candidate, line: Line, kept: Candidate, reasons: dict[str, s
         "macs": candidate.macs,
         "bit_operations": line.measured.get("bit_operations"),
         "predicted_latency_ms": line.predicted.get("latency_ms"),
-        "tie": candidate is not kept and measure.tie(latency, best) and apart <= noise,
+        "tie": candidate is not kept and allowed and measure.tie(latency, best) and apart <= noise,
         "chosen": candidate is kept,
         "original": candidate.name == ORIGINAL,
         "reason": reasons.get(candidate.name, ""),

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from os import getpid
 from pathlib import Path
+from statistics import median
 from typing import Any
 
-from dimwise.fold import Evidence
+from dimwise.errors import ParityError
+from dimwise.fold import GRAPH_FOLDS, Evidence
 from dimwise.fold._steps import Step, parse, write
 from dimwise.plan import propose, record
 from dimwise.plan.apply import ORIGINAL, Once, Subject, apply, tried
@@ -21,7 +24,14 @@ from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.predict import Predictions
 from dimwise.plan.record import Line
 from dimwise.plan.space import NUMBERS, RUNGS, Point, Space, key_of, space_of, understood
-from dimwise.plan.worth import frontier
+from dimwise.plan.worth import best
+from dimwise.recipe import as_dict
+from dimwise.ship.runtimes import NETWORK_RUNTIMES
+
+BESIDE = "original_ms"
+"""In a line's measurements: the latency of the original at that moment, in turns with which its own was taken."""
+RECENT = 9
+"""Measurements of the original that say how fast the machine is now."""
 
 
 @dataclass(frozen=True)
@@ -51,14 +61,17 @@ class Bench:
     question: Question
     space: Space
     original: Candidate
-    weights: str
-    """A fingerprint of what is folded."""
+    searched: str
+    """A fingerprint of what is folded, with which data and settings, for which target."""
     lines: list[Line]
     once: Once
     epoch_s: float
     """Seconds that one pass of training the original takes, measured."""
     study: Any = None
     """Optuna's, while proposals are asked for."""
+    original_ms: list[float] = field(default_factory=list)
+    """Latencies of the original on this machine in this sitting, oldest first. Machines drift and differ, so lines are
+    written down with the original's latency of that moment, and those at hand are told in today's milliseconds."""
     kept: dict[str, Candidate] = field(default_factory=dict)
     """Name of a line -> its candidate, for those on the frontier that were made by this process."""
     started: float = field(default_factory=time.monotonic)
@@ -67,6 +80,11 @@ class Bench:
     def left_s(self) -> float:
         """Seconds until time is up."""
         return self.question.time_s - (time.monotonic() - self.started)
+
+    @property
+    def today_ms(self) -> float:
+        """The original's usual latency of late."""
+        return median(self.original_ms[-RECENT:])
 
     def first(self) -> Line:
         """The line of the network as it was trained."""
@@ -83,7 +101,14 @@ def begin(question: Question) -> Bench:
     subject, target, evidence = question.subject, question.target, question.evidence
     named = subject.network.state_dict().items() if subject.network is not None else ()
     weights = record.fingerprint(named) if named else record.fingerprint_of(subject.proto.SerializeToString())
-    about = {"weights": weights, "runtime": target.runtime, "threads": target.threads, "batch": target.batch}
+    about = {
+        "weights": weights,
+        "data": _data(evidence),
+        "settings": _settings(question),
+        "runtime": target.runtime,
+        "threads": target.threads,
+        "batch": target.batch,
+    }
     once = Once()
     original = apply((), subject, evidence, target=target, once=once)
     original = opened(original, evidence.data, evidence.task, target)
@@ -91,26 +116,52 @@ def begin(question: Question) -> Bench:
     epoch_s = seconds_per_epoch(subject, evidence)
     full = full_epochs(question.base, evidence.train.epochs, question.time_s, epoch_s)
     network_folds = tuple(full) if subject.network is not None else ()
-    space = space_of(NUMBERS[1:], question.base, full, network_folds=network_folds)
-    bench = Bench(question, space, original, weights, [], once, epoch_s)
+    numbers = [text for text in NUMBERS[1:] if target.runtime not in NETWORK_RUNTIMES or not _of_graph(text)]
+    space = space_of(numbers, question.base, full, network_folds=network_folds)
+    searched = record.fingerprint_of(repr(about).encode())
+    bench = Bench(question, space, original, searched, [], once, epoch_s)
+    began = time.monotonic()
+    latencies([original], evidence.data, target)
+    assert original.latency is not None
+    bench.original_ms.append(original.latency.p50_ms)
     catch_up(bench)
     if not any(not line.steps and line.state == "whole" for line in bench.lines):
-        began = time.monotonic()
-        latencies([original], evidence.data, target)
         if question.budget.memory_bytes:
             measure_memory([original], evidence.data, target)
-        _put(bench, Line("", evidence.seed, "whole", measured=told(original), seconds=time.monotonic() - began))
+        measured = _beside(told(original), original.latency.p50_ms)
+        put(bench, Line("", evidence.seed, "whole", measured=measured, seconds=time.monotonic() - began))
     for made in map(replace, question.known):  # copies: whoever made them measures them in turns of their own
         if not any(line.steps == made.name and line.state == "whole" for line in bench.lines):
-            _measure(bench, made)
-            _put(bench, Line(made.name, evidence.seed, "whole", measured=told(made)))
+            put(bench, Line(made.name, evidence.seed, "whole", measured=_measure(bench, made)))
     return bench
 
 
+def _data(evidence: Evidence) -> str:
+    """A fingerprint of what is learnt from and judged on."""
+    found = []
+    for name in ("train", "valid"):
+        split = getattr(evidence.data, name)
+        found += [(name, split.targets), (f"some of {name}", split.inputs[:256])]
+    return record.fingerprint(found)
+
+
+def _settings(question: Question) -> str:
+    """A fingerprint of what compositions start from and how networks are trained: lines do not say it again."""
+    told = {name: as_dict(value) for name, value in sorted(question.base.items())}
+    augment = question.evidence.augment
+    how = [told, as_dict(question.evidence.train), None if augment is None else as_dict(augment)]
+    return record.fingerprint_of(json.dumps(how, sort_keys=True, default=str).encode())
+
+
+def _of_graph(text: str) -> bool:
+    """Whether a composition needs a runtime of graphs."""
+    return any(step.name in GRAPH_FOLDS for step in parse(text))
+
+
 def study_name(bench: Bench) -> str:
-    """What processes that search together call it: they share weights and target."""
+    """What processes that search together call it: they share weights, data, settings and target."""
     target = bench.question.target
-    return f"{bench.weights}-{target.runtime}-{target.threads}-{target.batch}"
+    return f"{bench.searched}-{target.runtime}-{target.threads}-{target.batch}"
 
 
 def look(bench: Bench, point: Point, guesses: Predictions | None = None) -> Line | None:
@@ -158,18 +209,18 @@ def _attempt(bench: Bench, line: Line, steps: Sequence[Step]) -> Line:
 
     made = tried(candidate, line.steps)
     if isinstance(made, Candidate):
-        _measure(bench, made)
-        line = replace(line, measured=told(made))
+        usual_ms = bench.today_ms  # in which it was predicted
+        line = replace(line, measured=_measure(bench, made))
+        line = replace(line, predicted=in_milliseconds(line.predicted, line.measured[BESIDE] / usual_ms))
         trouble = parity_of(made, evidence) if whole else ""
+        if whole and not trouble:
+            trouble = _keep(bench, line, made)
     else:
         trouble = made.reason
     if trouble:
         line = replace(line, state="failed", reason=trouble)
     line = replace(line, seconds=round(time.monotonic() - began, 3))
-    _put(bench, line)
-    if isinstance(made, Candidate) and line.state == "whole":
-        _keep(bench, line, made)
-    return line
+    return put(bench, line)
 
 
 def untuned(bench: Bench) -> Iterator[Line]:
@@ -186,15 +237,18 @@ def untuned(bench: Bench) -> Iterator[Line]:
             yield _attempt(bench, Line(text, evidence.seed, "whole"), steps)
 
 
-def _measure(bench: Bench, made: Candidate) -> None:
-    """Latency in turns with the original, in whose first milliseconds all lines are told: machines drift."""
+def _measure(bench: Bench, made: Candidate) -> dict[str, float]:
+    """What a line keeps of a candidate: its latency is taken in turns with the original's, which stands beside it."""
     question = bench.question
     both = latencies([made, bench.original], question.evidence.data, question.target, runs=60, budget_s=0.25)
-    drift = bench.first().measured["latency_ms"] / both[ORIGINAL].p50_ms
-    now = both[made.name]
-    made.latency = replace(now, p50_ms=now.p50_ms * drift, p95_ms=now.p95_ms * drift, iqr_ms=now.iqr_ms * drift)
+    bench.original_ms.append(both[ORIGINAL].p50_ms)
     if question.budget.memory_bytes:
         measure_memory([made], question.evidence.data, question.target)
+    return _beside(told(made), both[ORIGINAL].p50_ms)
+
+
+def _beside(measured: Mapping[str, float], original_ms: float) -> dict[str, float]:
+    return {**measured, BESIDE: original_ms}
 
 
 def expected_s(bench: Bench, point: Point, rung: int) -> float:
@@ -217,7 +271,8 @@ def known_points(bench: Bench) -> set[tuple[int, int, int]]:
     """Points that need not be built: those that were, and other numbers of a network that cannot be made."""
     known = {key_of(line.point) for line in bench.lines if line.point}
     made = {key_of(line.point)[:2] for line in bench.lines if line.point and line.measured}
-    failed = {key_of(line.point)[:2] for line in bench.lines if line.point and line.state == "failed"} - made
+    plain = [line for line in bench.lines if line.state == "failed" and line.point and not line.point["numbers"]]
+    failed = {key_of(line.point)[:2] for line in plain} - made
     bad = {line.point["numbers"] for line in bench.lines if line.state == "failed" and _alone(bench, line)}
     return known | {
         key for point in bench.space.points() if (key := key_of(point))[:2] in failed or point["numbers"] in bad
@@ -228,9 +283,11 @@ def _alone(bench: Bench, line: Line) -> bool:
     return bool(line.point) and bench.space.operations(line.point) == 1.0
 
 
-def _put(bench: Bench, line: Line) -> None:
-    bench.lines.append(line)
+def put(bench: Bench, line: Line) -> Line:
+    """Add a line as it was measured to the file, and to those at hand in today's milliseconds, as which it returns."""
     _tell(bench, line)
+    bench.lines.append(line := _today(bench, line))
+    return line
 
 
 def _tell(bench: Bench, line: Line) -> None:
@@ -254,7 +311,7 @@ def catch_up(bench: Bench) -> None:
         with suppress(Exception):
             found += propose.lines_of(bench.study)
     found = [line for line in found if line.seed == seed and understood(line.point, bench.space)]
-    unique = {(line.steps, line.state, line.rung): line for line in found}
+    unique = {(line.steps, line.state, line.rung): _today(bench, line) for line in found}
     done = {(line.steps, line.rung) for line in found if line.state in ("whole", "failed")}
     bench.lines[:] = [
         line
@@ -263,16 +320,40 @@ def catch_up(bench: Bench) -> None:
     ]
 
 
+def in_milliseconds(numbers: Mapping[str, float], factor: float) -> dict[str, float]:
+    """The same numbers with all latencies multiplied.
+
+    Example:
+        >>> in_milliseconds({"latency_ms": 2.0, "params": 8.0}, 0.5)
+        {'latency_ms': 1.0, 'params': 8.0}
+    """
+    return {key: value * factor if key.startswith("latency") else value for key, value in numbers.items()}
+
+
+def _today(bench: Bench, line: Line) -> Line:
+    """The line in the milliseconds of this machine and this hour."""
+    if not line.measured.get(BESIDE):
+        return line
+    factor = bench.today_ms / line.measured[BESIDE]
+    measured, predicted = (in_milliseconds(numbers, factor) for numbers in (line.measured, line.predicted))
+    return replace(line, measured=measured, predicted=predicted)
+
+
 def others_at_it(bench: Bench) -> bool:
     """Whether another process is still making something."""
     return any(record.under_way(line) for line in bench.lines)
 
 
-def _keep(bench: Bench, line: Line, made: Candidate) -> None:
-    """Artifacts of what is on the frontier; what left it gives its place back."""
-    on_it = {row.name for row in frontier(bench.lines)}
+def _keep(bench: Bench, line: Line, made: Candidate) -> str:
+    """Artifacts of what is on the frontier; what left it gives its place back. Why it cannot be kept, or nothing."""
+    lines = [*bench.lines, _today(bench, line)]
+    on_it = {row.name for row in best(lines, bench.first(), bench.question.budget)}
     if line.name in on_it:
+        try:
+            keep(made, bench.question.folder / "artifacts" / line.name, bench.question.evidence, line)
+        except ParityError as error:  # on the whole split, where some inputs had not shown it
+            return str(error)
         bench.kept[line.name] = made
-        keep(made, bench.question.folder / "artifacts" / line.name, bench.question.evidence, line)
     for name in [name for name in bench.kept if name not in on_it]:
         del bench.kept[name]
+    return ""

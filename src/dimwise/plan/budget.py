@@ -42,7 +42,7 @@ class Target:
 
 _TIME = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}
-_SCORE = {"pt": 0.01, "pts": 0.01, "points": 0.01, "%": 0.01, "": 1.0}
+_SCORE = {"pt": 0.01, "pts": 0.01, "points": 0.01, "%": 0.01}
 
 LIMITS: dict[str, tuple[str, dict[str, float]]] = {
     "latency": ("latency_ms", _TIME),
@@ -140,6 +140,8 @@ def _amount(name: str, sign: str, value: str, units: dict[str, float]) -> float 
             expected=f"a number at least 0 with a unit, such as 1{written[0]}",
         )
     number, unit = float(found["number"]), found["unit"]
+    if name == "drop" and number == 0:
+        return 0.0
     if unit not in units:
         near = {u.lower(): u for u in written}.get(unit.lower(), "")
         raise RecipeError(

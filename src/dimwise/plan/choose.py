@@ -83,8 +83,10 @@ def excess(candidate: Candidate, trained_score: float, budget: Budget) -> dict[s
     if budget.size_bytes and candidate.size_bytes > budget.size_bytes:
         text = f"size is {candidate.size_bytes:,} bytes, allowed {budget.size_bytes:,}"
         over["size"] = (candidate.size_bytes / budget.size_bytes - 1, text)
-    memory_bytes = candidate.peak_memory_bytes or 0
-    if budget.memory_bytes and memory_bytes > budget.memory_bytes:
+    memory_bytes = candidate.peak_memory_bytes
+    if budget.memory_bytes and memory_bytes is None:
+        over["memory"] = (1.0, f"memory could not be measured, allowed {budget.memory_bytes:,}")
+    elif budget.memory_bytes and memory_bytes is not None and memory_bytes > budget.memory_bytes:
         text = f"memory is {memory_bytes:,} bytes, allowed {budget.memory_bytes:,}"
         over["memory"] = (memory_bytes / budget.memory_bytes - 1, text)
     return over

@@ -124,7 +124,8 @@ def learn(space: Space, lines: Sequence[Line], n_valid: int) -> Predictions:
         n_valid: size of the validation split, below whose resolution no score can be told.
     """
     original = next(line for line in lines if not line.steps)
-    alone = {line.point["numbers"]: line for line in lines if line.point and space.operations(line.point) == 1.0}
+    whole = (line for line in lines if line.point and line.measured and space.operations(line.point) == 1.0)
+    alone = {line.point["numbers"]: line for line in whole}
     least = 0.5 / max(1, n_valid)
 
     def ratio(point: Point, what: str) -> float:

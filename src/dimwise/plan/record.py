@@ -46,7 +46,7 @@ class Line:
     """What was expected before anything was measured: latency_ms, size_bytes, score."""
     measured: dict[str, float] = field(default_factory=dict)
     """latency_ms, latency_p95_ms, latency_iqr_ms, size_bytes, params, macs, bit_operations; score on validation data
-    and memory_bytes where they were measured."""
+    and memory_bytes where they were measured. original_ms: the latency of the original beside which it was taken."""
     seconds: float = 0.0
     """Wall time that it took, or is expected to take when it is begun."""
     reason: str = ""
@@ -167,9 +167,9 @@ def begin(folder: Path, about: Mapping[str, Any]) -> None:
         write_json(path, dict(about))
         return
     for key, value in about.items():
-        if before.get(key) != value:
+        if key in before and before[key] != value:
             raise RunError(
-                f"'{folder}' is a search about {key} {before.get(key)!r}, not {value!r}",
+                f"'{folder}' is a search about {key} {before[key]!r}, not {value!r}",
                 next_step="Remove that folder, or name another one with --out.",
             )
 

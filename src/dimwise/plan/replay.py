@@ -7,11 +7,12 @@ from typing import Any
 
 from dimwise.errors import DimwiseError, ModelError, UserError, first_line
 from dimwise.fold._steps import parse, write
-from dimwise.plan.apply import apply
-from dimwise.plan.bench import Question, begin
+from dimwise.plan.apply import ORIGINAL, apply
+from dimwise.plan.bench import BESIDE, Question, begin, put
+from dimwise.plan.choose import excess
 from dimwise.plan.keep import keep, parity_of
 from dimwise.plan.on_target import latencies, measure_memory, opened, score_on, told
-from dimwise.plan.record import Line, add
+from dimwise.plan.record import Line
 from dimwise.recipe import as_dict
 
 
@@ -19,11 +20,12 @@ def replay(question: Question, text: str) -> dict[str, Any]:
     """Do what the text says, keep the artifact, and say how it compares with the original.
 
     Args:
-        question: subject, evidence, target and folder; budget and time do not matter.
+        question: subject, evidence, budget, target and folder; time does not matter.
         text: a composition.
 
     Returns:
-        {"steps", "seed", "original", "made", "test", "artifact", "folds", "seconds"} as plain JSON.
+        {"steps", "seed", "original", "made", "test", "artifact", "folds", "breaks", "seconds"} as plain JSON; what
+        ``breaks`` tells are limits of the budget.
 
     Raises:
         RecipeError: for a composition that cannot be read.
@@ -46,12 +48,13 @@ def replay(question: Question, text: str) -> dict[str, Any]:
         raise ModelError(f"{whole} failed: {first_line(error)}") from error
     made = opened(made, evidence.data, evidence.task, target)
     both = [bench.original, made]
-    latencies(both, evidence.data, target)
+    taken = latencies(both, evidence.data, target)
     measure_memory(both, evidence.data, target)
     trouble = parity_of(made, evidence)
-    line = Line(whole, evidence.seed, "failed" if trouble else "whole", measured=told(made), reason=trouble)
+    measured = {**told(made), BESIDE: taken[ORIGINAL].p50_ms}
+    line = Line(whole, evidence.seed, "failed" if trouble else "whole", measured=measured, reason=trouble)
     line = Line(**{**asdict(line), "seconds": round(time.monotonic() - started, 3)})
-    add(question.folder, line)
+    put(bench, line)
     place = question.folder / "artifacts" / line.name
     keep(made, place, evidence, line)
     test = evidence.data.test
@@ -69,6 +72,7 @@ def replay(question: Question, text: str) -> dict[str, Any]:
         "test": tests | {"n": len(test)} if tests else None,
         "artifact": str(place) if made.proto is not None else None,
         "folds": [asdict(report) for report in made.reports],
+        "breaks": [text for _, text in excess(made, bench.original.valid_score, question.budget).values()],
         "target": as_dict(target),
         "seconds": line.seconds,
     }

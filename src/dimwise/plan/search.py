@@ -19,7 +19,7 @@ from dimwise.plan.predict import learn
 from dimwise.plan.promise import any_meets, any_possible, best_proposal, ranked, too_late
 from dimwise.plan.record import Line
 from dimwise.plan.space import Space
-from dimwise.plan.worth import frontier
+from dimwise.plan.worth import best
 
 WAITING = 3
 """Shapes that wait before one of them is trained, so that there is a choice."""
@@ -54,14 +54,14 @@ def search(question: Question) -> Found:
         question.folder, study_name(bench), seed=question.evidence.seed, storage=question.storage
     )
     catch_up(bench)
-    ended, moved_at, best = "exhausted", time.monotonic(), _sign(bench)
+    ended, moved_at, before = "exhausted", time.monotonic(), _sign(bench)
     patience_s = max(20.0, question.patience_frac * question.time_s)
     with question.evidence.progress.stage("plan", question.time_s) as bar:
         try:
             for _ in moves(bench):
                 bar.update(time.monotonic() - start, note(bench))
-                if (sign := _sign(bench)) != best:
-                    moved_at, best = time.monotonic(), sign
+                if (sign := _sign(bench)) != before:
+                    moved_at, before = time.monotonic(), sign
                 if bench.left_s <= 0:
                     ended = "time"
                     break
@@ -115,7 +115,7 @@ def first_points(space: Space, draw: random.Random | None) -> list[dict[str, int
 
 
 def _sign(bench: Bench) -> frozenset[str]:
-    return frozenset(line.name for line in frontier(bench.lines))
+    return frozenset(line.name for line in best(bench.lines, bench.first(), bench.question.budget))
 
 
 def note(bench: Bench) -> str:

@@ -46,6 +46,14 @@ def frontier(lines: Sequence[Line]) -> list[Line]:
     return sorted(found, key=lambda line: line.measured["latency_ms"])
 
 
+def best(lines: Sequence[Line], first: Line, budget: Budget) -> list[Line]:
+    """The frontier, and that of what meets the budget: a limit on memory may leave what others beat elsewhere."""
+    found = frontier(lines)
+    return found + [
+        line for line in frontier([line for line in lines if meets(line, first, budget)]) if line not in found
+    ]
+
+
 def _beats(a: Line, b: Line, *, earlier: bool) -> bool:
     mine = (-a.measured["score"], a.measured["latency_ms"], a.measured["size_bytes"])
     other = (-b.measured["score"], b.measured["latency_ms"], b.measured["size_bytes"])

@@ -46,7 +46,7 @@ def columns(told: Mapping[str, Any]) -> tuple[list[str], list[list[str]], tuple[
             bytes_text(number(row.get("size_bytes"))),
             bytes_text(number(row.get("memory_bytes"))),
             count_text(number(row.get("bit_operations"))),
-            _note(row, words("en")),
+            _note(row, told, words("en")),
         ]
         for row in told["frontier"]
     ]
@@ -76,12 +76,13 @@ def replayed(told: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
 def spoken(told: Mapping[str, Any]) -> list[str]:
     """The answer in a few lines, for a terminal."""
     say = words("en")
-    lines = [str(told["text"])]
+    infeasible = told["verdict"] == "infeasible"
+    lines = [say("plan_asked", {"text": str(told["asked"])}), *([] if infeasible else [str(told["text"])])]
     if told.get("test"):
         lines.append(_test(told, say))
-    lines += [_money(told, say), _effort(told, say)]
-    if told.get("artifact") and told["verdict"] != "infeasible":
-        lines.append(f"artifact: {told['artifact']}")
+    lines += [*([] if infeasible else [_money(told, say)]), _effort(told, say)]
+    if told.get("artifact"):
+        lines.append(f"artifact{' of the nearest' * infeasible}: {told['artifact']}")
     return lines
 
 
@@ -102,7 +103,7 @@ def render(told: Mapping[str, Any], say: Words) -> str:
     headline = say(f"plan_headline_{told['verdict']}")
     parts: list[tuple[str, object]] = [
         (say("plan_frontier"), join((_table(told, say), _picture(told, say)))),
-        (say("plan_money_title"), el("p", _money(told, say))),
+        (say("plan_money_title"), el("p", _money(told, say)) if told["verdict"] != "infeasible" else ""),
         (say("plan_alone"), _alone(told, say)),
         (say("plan_layers"), _layers(told, say)),
         (say("plan_how"), _how(told, say)),
@@ -130,9 +131,9 @@ def _score(value: Any, told: Mapping[str, Any]) -> str:
     return score_text(number(value), str(told.get("score_name", "accuracy")))
 
 
-def _note(row: Mapping[str, Any], say: Words) -> str:
+def _note(row: Mapping[str, Any], told: Mapping[str, Any], say: Words) -> str:
     if row.get("chosen"):
-        return say("chosen")
+        return say("plan_nearest" if told["verdict"] == "infeasible" else "chosen")
     return say("plan_tie") if row.get("tie") else str(row.get("reason", ""))
 
 
@@ -184,7 +185,7 @@ def _table(told: Mapping[str, Any], say: Words) -> Safe:
             _cell(bytes_text(row["size_bytes"])),
             _cell(bytes_text(number(row.get("memory_bytes")))),
             _cell(_share(row, first)),
-            el("td", _note(row, say), cls="verdict"),
+            el("td", _note(row, told, say), cls="verdict"),
         ]
         rows.append(tr(cells, cls="chosen" if row.get("chosen") else ""))
     return table(head, rows, label=say("plan_frontier"), cls="stages")

@@ -190,6 +190,8 @@ def cut_tails(counts: Floats, edges: Floats, percentile: float) -> Range:
         >>> cut_tails(np.ones(100), np.linspace(-50, 50, 101), 90.0)
         (-45.0, 45.0)
     """
+    if not counts.sum():
+        return 0.0, 0.0  # nothing was seen
     below = np.concatenate([[0.0], np.cumsum(counts)]) / counts.sum()  # (B + 1,) share left of each edge
     tail = (100 - percentile) / 200
     low = edges[max(int(np.searchsorted(below, tail + 1e-12, side="right")) - 1, 0)]

@@ -72,6 +72,12 @@ def plan(
             low.update(() if int8.reads_rows(node) else node.output)  # rows are multiplied out where they are read
         elif kinds.get(node.output[0], onnx.TensorProto.FLOAT) == onnx.TensorProto.FLOAT:
             untouched[node.name] = why  # arithmetic on shapes is no news either
+    if not chosen and any(node.op_type in ("DequantizeLinear", "DynamicQuantizeLinear") for node in nodes):
+        raise ModelError(
+            "what can be quantized in this graph is int8 already",
+            expected="a graph in float32",
+            next_step="Quantize the graph that it was made from.",
+        )
     if not chosen:
         reasons = "; ".join(f"{name}: {untouched[name]}" for name in layers if name in untouched)
         raise ModelError(

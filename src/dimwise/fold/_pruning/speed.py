@@ -93,18 +93,21 @@ def to_latency(
     if measured(whole) <= limit:
         return whole
     low, high, best = 0.0, 1.0, None
+    impossible: ModelError | None = None
     slowest = np.inf
     for _ in range(N_TRIALS):
         middle = (low + high) / 2
         try:
             alive = choose(middle)
-        except ModelError:
-            low = middle  # no network is that small
+        except ModelError as error:
+            low, impossible = middle, error  # no network is that small
             continue
         if measured(alive) <= limit:
             low, best = middle, alive
         else:
             high, slowest = middle, min(slowest, measured(alive))
+    if best is None and impossible is not None and slowest == np.inf:
+        raise impossible
     if best is None:
         raise ModelError(
             f"pruning to {limit:.3g} ms is out of reach",
