@@ -6,13 +6,16 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from dimwise.errors import ModelError
 from dimwise.fold._steps import Step, parse
+from dimwise.measure import n_params
+from dimwise.models import build
 from dimwise.plan import apply as module
 from dimwise.plan.apply import Once, Skipped, Subject, apply, tried
 from dimwise.plan.budget import Target
-from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened, size_of
+from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened, serving_clock, size_of
 
 
 def test_a_composition_ends_as_its_folds_one_by_one(trained):
@@ -142,3 +145,29 @@ def test_a_graph_that_many_folds_begin_with_is_scored_once(trained, monkeypatch)
         apply(parse(text), trained.subject, trained.evidence, once=once)
     assert len(scored) == len(set(scored))
     assert len(scored) >= 4
+
+
+def test_a_target_in_milliseconds_is_measured_where_it_serves_and_an_allocation_is_not(trained, monkeypatch):
+    asked: list[Target] = []
+
+    def by_parameters(original: nn.Module, data: Any, target: Target, **_: Any) -> Any:
+        asked.append(target)
+        return lambda network: 1e-3 * n_params(network)
+
+    monkeypatch.setattr(module, "serving_clock", by_parameters)
+    target = Target(runtime="openvino", threads=2)
+    short = "epochs=0, importance=l1, round_to=1, min_channels=1"
+    made = apply(parse(f"prune(latency=0.5, {short})"), trained.subject, trained.evidence, target=target)
+    assert asked == [target]
+    assert trained.subject.network is not None
+    assert 0.35 < made.params / n_params(trained.subject.network) <= 0.5
+    apply(parse(f"prune(macs=0.5, {short})"), trained.subject, trained.evidence, target=target)
+    assert asked == [target]
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "pytorch"])
+def test_the_serving_clock_tells_a_wide_network_from_a_narrow_one(trained, runtime):
+    data = trained.evidence.data
+    wide, narrow = (build("mlp", data.input_shape, data.n_outputs, width=w).eval() for w in (16.0, 0.25))
+    time_ms = serving_clock(wide, data, Target(runtime=runtime), budget_s=0.05)
+    assert 0 < time_ms(narrow) < time_ms(wide)

@@ -20,7 +20,7 @@ from dimwise.fold import GRAPH_FOLDS, DistillConfig, Evidence, FoldReport, _onnx
 from dimwise.fold._steps import Step, write
 from dimwise.fold.distill import make_student
 from dimwise.plan.budget import Target
-from dimwise.plan.on_target import Candidate, score_of
+from dimwise.plan.on_target import Candidate, score_of, serving_clock
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
 
 ORIGINAL = "onnx"
@@ -130,6 +130,9 @@ def apply(
     with_graph = target.runtime not in NETWORK_RUNTIMES
     if steps and with_graph and subject.network is not None and not _brings_its_own(steps, subject):
         _must_export(subject, evidence, once)
+    if any(_aims_at_latency(step) for step in on_network) and subject.network is not None:
+        clock = serving_clock(subject.network, evidence.data, target, opset=subject.opset)
+        evidence = replace(evidence, latency=clock)
     made = _exported(on_network, subject, evidence, once, trained, with_graph)
     for n in range(1, len(on_graph) + 1):
         key = ("graph", trained, evidence.seed, write(on_network), write(on_graph[:n]), target)
@@ -168,6 +171,12 @@ def untrained(step: Step) -> Step:
     if "importance" in names and step.name == "prune" and step.config.allocation == "uniform":
         changes["importance"] = "l1"  # widths are the same, and no gradients are needed
     return Step(step.name, replace(step.config, **changes))
+
+
+def _aims_at_latency(step: Step) -> bool:
+    """Whether a step has a target in milliseconds, which are those of the runtime that serves. An allocation by latency
+    alone compares many layers: it stays with the eager network, as exporting each of them would take minutes."""
+    return step.name == "prune" and (step.config.latency_ms > 0 or step.config.latency < 1)
 
 
 def _brings_its_own(steps: Sequence[Step], subject: Subject) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -79,6 +79,42 @@ def servable(candidate: Candidate, data: Data, target: Target) -> Any:
             )
         return nn.Sequential(data.normalise, candidate.model)
     return candidate.proto.SerializeToString()
+
+
+def serving_clock(
+    original: nn.Module, data: Data, target: Target, *, opset: int = 18, budget_s: float = 0.2
+) -> Callable[[nn.Module], float]:
+    """How long networks take on the runtime that will serve, each in turns with the original.
+
+    Args:
+        original: the yardstick; its first measurement fixes what a millisecond is.
+        data: gives preprocessing and inputs.
+        target: runtime, threads and batch.
+        opset: of the graphs, where the runtime opens graphs.
+        budget_s: seconds for each of the two.
+
+    Returns:
+        network -> ms; each call exports the network, which takes seconds.
+    """
+
+    def opened(network: nn.Module) -> Any:
+        served: Any = nn.Sequential(data.normalise, network)
+        if target.runtime not in NETWORK_RUNTIMES:
+            served = ship.graph(network, data.normalise, data.train.inputs[:1], opset=opset).SerializeToString()
+        return ship.open_runtime(served, target.runtime, threads=target.threads, batch=target.batch)
+
+    raw = batch_of(data, target.batch)[0].numpy()
+    first: list[float] = []
+    yardstick = _call(opened(original), raw)
+
+    def time_ms(network: nn.Module) -> float:
+        calls = {"original": yardstick, "network": _call(opened(network), raw)}
+        with guards.threads(target.threads):
+            taken = measure.latency(calls, budget_s=budget_s, threads=target.threads)
+        first[:] = first or [taken["original"].p50_ms]
+        return first[0] * taken["network"].p50_ms / taken["original"].p50_ms
+
+    return time_ms
 
 
 def size_of(candidate: Candidate) -> int:
