@@ -59,7 +59,7 @@ def recorded(measured: dict[str, Any]) -> Record:
     record = Record(
         "distill",
         "python benchmarks/distill.py",
-        "ResNet-20 taught by one of twice the width, against the same trained alone for equal time, CIFAR-100 subset",
+        "ResNet-20 taught by the ResNet-56 whose blocks it starts from, against itself alone for equal time, CIFAR-100",
     )
     rows = measured["seeds"]
     taught = [row["taught"]["accuracy"] for row in rows]

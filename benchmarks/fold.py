@@ -75,7 +75,8 @@ DEEP = (
 QUARTER = (
     "prune(macs=0.25, allocation=latency, epochs=40)",
     "prune(macs=0.25, allocation=latency, epochs=40) quantize(int8)",
-    "prune(macs=0.25, allocation=latency, epochs=40, teacher=false)",
+    "prune(macs=0.25, allocation=latency, epochs=40, lr_frac=1.0)",
+    "prune(macs=0.25, allocation=latency, epochs=40, lr_frac=1.0) quantize(int8)",
 )
 SHALLOW = (
     "quantize(int8)",

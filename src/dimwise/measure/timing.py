@@ -106,6 +106,40 @@ def latency(
     }
 
 
+def beside(
+    yardstick: Callable[[], object],
+    *,
+    budget_s: float = 0.2,
+    threads: int | None = None,
+    device: torch.device | str = "cpu",
+) -> Callable[[Callable[[], object]], float]:
+    """A clock that times each call in turns with a yardstick, so that a busy machine slows both.
+
+    Args:
+        yardstick: a call without arguments; its first measurement fixes what a millisecond is.
+        budget_s: seconds for each of the two.
+        threads: as of :func:`latency`.
+        device: as of :func:`latency`.
+
+    Returns:
+        call -> ms: the yardstick's first median times the ratio of the medians side by side.
+
+    Example:
+        >>> time_ms = beside(lambda: sum(range(20_000)), budget_s=0.02)
+        >>> time_ms(lambda: sum(range(200))) < time_ms(lambda: sum(range(20_000)))
+        True
+    """
+    first: list[float] = []
+
+    def time_ms(call: Callable[[], object]) -> float:
+        calls = {"yardstick": yardstick, "call": call}
+        taken = latency(calls, budget_s=budget_s, threads=threads, device=device)
+        first[:] = first or [taken["yardstick"].p50_ms]
+        return first[0] * taken["call"].p50_ms / taken["yardstick"].p50_ms
+
+    return time_ms
+
+
 def tie(a: Latency, b: Latency) -> bool:
     """Whether neither is clearly faster: the intervals p50 ± iqr/2 overlap.
 

@@ -25,7 +25,7 @@ from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memor
 from dimwise.plan.record import Line
 from dimwise.plan.search import Found
 from dimwise.plan.space import RUNGS, key_of
-from dimwise.plan.worth import best, meets
+from dimwise.plan.worth import frontiers, meets
 from dimwise.recipe import as_dict
 from dimwise.ship.layer_table import Side, layers
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
@@ -102,7 +102,7 @@ def answer(found: Found, *, price_per_hour: float = 0.0) -> Answer:
 def finalists(found: Found) -> list[Line]:
     """What is on the frontier: all that meets the budget before what does not, the score's losers last."""
     first, budget = found.bench.first(), found.bench.question.budget
-    rows = [line for line in best(found.lines, first, budget) if line.steps]
+    rows = [line for line in frontiers(found.lines, first, budget) if line.steps]
     what = "latency_ms" if budget.prefer == "latency" else "size_bytes"
 
     def order(line: Line) -> tuple[bool, float]:

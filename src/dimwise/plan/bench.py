@@ -24,7 +24,7 @@ from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.predict import Predictions
 from dimwise.plan.record import Line
 from dimwise.plan.space import NUMBERS, RUNGS, Point, Space, key_of, space_of, understood
-from dimwise.plan.worth import best
+from dimwise.plan.worth import frontiers
 from dimwise.recipe import as_dict
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
 
@@ -128,7 +128,7 @@ def begin(question: Question) -> Bench:
     if not any(not line.steps and line.state == "whole" for line in bench.lines):
         if question.budget.memory_bytes:
             measure_memory([original], evidence.data, target)
-        measured = _beside(told(original), original.latency.p50_ms)
+        measured = {**told(original), BESIDE: original.latency.p50_ms}
         put(bench, Line("", evidence.seed, "whole", measured=measured, seconds=time.monotonic() - began))
     for made in map(replace, question.known):  # copies: whoever made them measures them in turns of their own
         if not any(line.steps == made.name and line.state == "whole" for line in bench.lines):
@@ -244,11 +244,7 @@ def _measure(bench: Bench, made: Candidate) -> dict[str, float]:
     bench.original_ms.append(both[ORIGINAL].p50_ms)
     if question.budget.memory_bytes:
         measure_memory([made], question.evidence.data, question.target)
-    return _beside(told(made), both[ORIGINAL].p50_ms)
-
-
-def _beside(measured: Mapping[str, float], original_ms: float) -> dict[str, float]:
-    return {**measured, BESIDE: original_ms}
+    return {**told(made), BESIDE: both[ORIGINAL].p50_ms}
 
 
 def expected_s(bench: Bench, point: Point, rung: int) -> float:
@@ -347,7 +343,7 @@ def others_at_it(bench: Bench) -> bool:
 def _keep(bench: Bench, line: Line, made: Candidate) -> str:
     """Artifacts of what is on the frontier; what left it gives its place back. Why it cannot be kept, or nothing."""
     lines = [*bench.lines, _today(bench, line)]
-    on_it = {row.name for row in best(lines, bench.first(), bench.question.budget)}
+    on_it = {row.name for row in frontiers(lines, bench.first(), bench.question.budget)}
     if line.name in on_it:
         try:
             keep(made, bench.question.folder / "artifacts" / line.name, bench.question.evidence, line)

@@ -14,6 +14,7 @@ from dimwise import measure, ship
 from dimwise.data.sets import Data, Split
 from dimwise.errors import ModelError
 from dimwise.fold import FoldReport
+from dimwise.measure.timing import beside
 from dimwise.plan.budget import Target
 from dimwise.plan.energy import bit_operations
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
@@ -104,15 +105,12 @@ def serving_clock(
         return ship.open_runtime(served, target.runtime, threads=target.threads, batch=target.batch)
 
     raw = batch_of(data, target.batch)[0].numpy()
-    first: list[float] = []
-    yardstick = _call(opened(original), raw)
+    clock = beside(_call(opened(original), raw), budget_s=budget_s, threads=target.threads)
 
     def time_ms(network: nn.Module) -> float:
-        calls = {"original": yardstick, "network": _call(opened(network), raw)}
+        call = _call(opened(network), raw)
         with guards.threads(target.threads):
-            taken = measure.latency(calls, budget_s=budget_s, threads=target.threads)
-        first[:] = first or [taken["original"].p50_ms]
-        return first[0] * taken["network"].p50_ms / taken["original"].p50_ms
+            return clock(call)
 
     return time_ms
 

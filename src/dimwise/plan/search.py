@@ -19,7 +19,7 @@ from dimwise.plan.predict import learn
 from dimwise.plan.promise import any_meets, any_possible, best_proposal, ranked, too_late
 from dimwise.plan.record import Line
 from dimwise.plan.space import Space
-from dimwise.plan.worth import best
+from dimwise.plan.worth import frontiers
 
 WAITING = 3
 """Shapes that wait before one of them is trained, so that there is a choice."""
@@ -115,7 +115,7 @@ def first_points(space: Space, draw: random.Random | None) -> list[dict[str, int
 
 
 def _sign(bench: Bench) -> frozenset[str]:
-    return frozenset(line.name for line in best(bench.lines, bench.first(), bench.question.budget))
+    return frozenset(line.name for line in frontiers(bench.lines, bench.first(), bench.question.budget))
 
 
 def note(bench: Bench) -> str:

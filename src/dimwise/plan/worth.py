@@ -46,12 +46,10 @@ def frontier(lines: Sequence[Line]) -> list[Line]:
     return sorted(found, key=lambda line: line.measured["latency_ms"])
 
 
-def best(lines: Sequence[Line], first: Line, budget: Budget) -> list[Line]:
+def frontiers(lines: Sequence[Line], first: Line, budget: Budget) -> list[Line]:
     """The frontier, and that of what meets the budget: a limit on memory may leave what others beat elsewhere."""
-    found = frontier(lines)
-    return found + [
-        line for line in frontier([line for line in lines if meets(line, first, budget)]) if line not in found
-    ]
+    found, within = frontier(lines), frontier([line for line in lines if meets(line, first, budget)])
+    return found + [line for line in within if line not in found]
 
 
 def _beats(a: Line, b: Line, *, earlier: bool) -> bool:

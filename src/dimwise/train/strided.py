@@ -31,7 +31,8 @@ def is_strided_depthwise(module: nn.Module) -> bool:
 
 
 class Dilating(TorchFunctionMode):
-    """While this is open, strided depthwise convolutions of any module or function compute their gradients so.
+    """While this is open, strided depthwise convolutions that are called as ``nn.Conv2d`` calls them compute their
+    gradients so.
 
     Example:
         >>> x, w = torch.randn(1, 2, 5, 5, requires_grad=True), torch.randn(2, 1, 3, 3)
@@ -46,7 +47,7 @@ class Dilating(TorchFunctionMode):
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is torch.conv2d and len(args) == 7 and not kwargs and torch.is_grad_enabled():  # as nn.Conv2d calls it
+        if func is torch.conv2d and len(args) == 7 and not kwargs and torch.is_grad_enabled():
             x, weight, bias, stride, padding, dilation, groups = args
             stride, padding, dilation = map(_pair, (stride, padding, dilation))
             if x.dim() == 4 and x.device.type == "cpu" and _fits(weight, stride, padding, dilation, groups):
