@@ -104,14 +104,14 @@ def test_every_point_is_a_composition_that_reads_back():
         steps = SPACE.steps(point)
         assert parse(write(steps)) == steps
     names = {step.name for point in SPACE.points() for step in SPACE.steps(point)}
-    assert names == {"distill", "separable", "prune", "lowrank", "qat", "quantize", "share"}
+    assert names == {"distill", "separable", "prune", "lowrank", "qat", "quantize", "share", "cast"}
 
 
 def test_what_a_search_begins_with_is_in_its_space():
     begun = {write(SPACE.steps(point)) for point in SPACE.listed()}
     assert {"distill(epochs=27)", "distill(epochs=27) quantize", "prune(epochs=9)", "prune(epochs=9) quantize"} <= begun
     assert 'prune(allocation="latency", epochs=9)' in begun
-    assert "distill(scale=1.0, depth=0.5, epochs=27)" in begun
+    assert "distill(scale=1.0, depth=0.5, inherit=true, epochs=27)" in begun
     assert [SPACE.operations(point) for point in SPACE.smallest()] == [0.125**2] * (len(NUMBERS) - 1)
 
 

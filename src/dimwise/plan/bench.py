@@ -158,12 +158,6 @@ def _of_graph(text: str) -> bool:
     return any(step.name in GRAPH_FOLDS for step in parse(text))
 
 
-def study_name(bench: Bench) -> str:
-    """What processes that search together call it: they share weights, data, settings and target."""
-    target = bench.question.target
-    return f"{bench.searched}-{target.runtime}-{target.threads}-{target.batch}"
-
-
 def look(bench: Bench, point: Point, guesses: Predictions | None = None) -> Line | None:
     """Build a point and measure its shape; what needs no training is measured whole. None when it is known already."""
     if key_of(point) in known_points(bench):

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dimwise.plan import propose
-from dimwise.plan.bench import Bench, Question, begin, catch_up, look, others_at_it, study_name, train, untuned
+from dimwise.plan.bench import Bench, Question, begin, catch_up, look, others_at_it, train, untuned
 from dimwise.plan.predict import learn
 from dimwise.plan.promise import any_meets, any_possible, best_proposal, ranked, too_late
 from dimwise.plan.record import Line
@@ -51,7 +51,7 @@ def search(question: Question) -> Found:
     start = time.monotonic()
     bench = begin(question)
     bench.study = propose.open_study(
-        question.folder, study_name(bench), seed=question.evidence.seed, storage=question.storage
+        question.folder, bench.searched, seed=question.evidence.seed, storage=question.storage
     )
     catch_up(bench)
     ended, moved_at, before = "exhausted", time.monotonic(), _sign(bench)

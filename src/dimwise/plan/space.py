@@ -22,7 +22,8 @@ STUDENTS = (
     "distill(scale=0.25)",
     "distill(scale=0.1875)",
     "distill(scale=0.125)",
-    "distill(depth=0.5, scale=1.0)",
+    "distill(depth=0.5, scale=1.0, inherit=true)",
+    "distill(depth=0.34, scale=1.0, inherit=true)",
     "distill(depth=0.5, scale=0.75)",
     "distill(depth=0.5, scale=0.5)",
     "separable",
@@ -46,6 +47,7 @@ NUMBERS = (
     "quantize(weights)",
     "quantize(int4)",
     "quantize(dynamic)",
+    "cast",
     "share(palette16)",
     "quantize share(palette16)",
     "qat quantize",
@@ -57,7 +59,7 @@ FIRST = (
     ("", "prune(macs=0.5)", ""),
     ("", "prune(macs=0.5)", "quantize"),
     ("", "prune(macs=0.5, allocation=latency)", ""),
-    ("distill(depth=0.5, scale=1.0)", "", ""),
+    ("distill(depth=0.5, scale=1.0, inherit=true)", "", ""),
 )
 """Student, cut and numbers of what is tried before anything is proposed, after each way to write numbers."""
 RUNGS = (1 / 9, 1 / 3, 1.0, 3.0)
