@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests._networks import inputs, network
 from torch import nn
 
 from dimwise import fold, models
@@ -150,14 +151,14 @@ def test_maps_of_scores_are_averaged_over_positions():
 # The student
 
 
-@pytest.mark.parametrize("name", ["mlp", "small_cnn", "lenet5", "resnet20"])
+@pytest.mark.parametrize("name", sorted(models.MODELS))
 def test_student_of_a_table_model_is_narrower(name):
-    shape = (1, 32, 32) if name == "lenet5" else (3, 16, 16)
-    teacher = models.build(name, shape, 7)
-    example = torch.randn(1, *shape)
+    shape = (12,) if name in models.TOKENS else (1, 32, 32) if name == "lenet5" else (3, 32, 32)
+    torch.manual_seed(0)
+    teacher = network(name, shape, 7, width=1.0 if name == "lenet5" else 0.5)
     before = [p.detach().clone() for p in teacher.parameters()]
-    made = student(teacher, 0.5, example)
-    assert made(torch.randn(2, *shape)).shape == (2, 7)
+    made = student(teacher, 0.5, inputs(name, 1, *shape))
+    assert made(inputs(name, 2, *shape)).shape == (2, 7)
     assert [type(m) for m in made.modules()] == [type(m) for m in teacher.modules()]
     n_made, n_teacher = (sum(p.numel() for p in m.parameters()) for m in (made, teacher))
     assert 0.2 < n_made / n_teacher < 0.62
