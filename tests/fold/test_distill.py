@@ -196,6 +196,10 @@ def test_channels_are_kept_at_multiples_of_four(n, scale, kept):
 def test_student_that_cannot_be_made_is_explained():
     with pytest.raises(ModelError, match=r"no channel of Linear can leave .*outputs.* Name another student"):
         student(nn.Linear(4, 2), 0.5, torch.zeros(1, 4))
+    broken = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
+    nn.init.constant_(next(broken.parameters()), float("nan"))
+    with pytest.raises(ModelError, match=r"the outputs of Sequential are not finite; .* look for NaN in its weights"):
+        student(broken, 0.5, torch.zeros(1, 4))
     with pytest.raises(ModelError, match=r"scale is 1\.5; expected above 0 and at most 1"):
         student(nn.Linear(4, 2), 1.5, torch.zeros(1, 4))
 

@@ -104,3 +104,13 @@ def test_evidence_without_data_is_refused():
     none = Data("none", Split(torch.zeros(0, 4), torch.zeros(0)), full.valid, full.test, ("a",), full.normalise)
     with pytest.raises(DataError, match="training split of 'none' is empty"):
         fold.evidence(none)
+
+
+@pytest.mark.parametrize(("n", "told"), [(0, "no labels"), (39, "39 labels")])
+def test_data_without_labels_are_told_from_no_data(n, told):
+    full = tiny()
+    bare = Data("bare", Split(full.train.inputs, full.train.targets[:n]), full.valid, full.test, ("a",), full.normalise)
+    with pytest.raises(
+        DataError, match=f"training split of 'bare' has 40 inputs and {told}; expected a label for each"
+    ):
+        fold.evidence(bare)

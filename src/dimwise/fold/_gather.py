@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dimwise.data.augment import AugmentConfig
-from dimwise.data.sets import Data
+from dimwise.data.sets import Data, Split
 from dimwise.errors import DataError
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence
@@ -48,9 +48,11 @@ def evidence(
         progress: where progress is shown.
 
     Raises:
-        DataError: when the validation split is empty and no ``score`` is given.
+        DataError: when the validation split is empty and no ``score`` is given, or inputs have no labels.
     """
     train = train or TrainConfig()
+    for name, split in (("training", data.train), ("validation", data.valid)):
+        _check_labelled(f"the {name} split of {data.name!r}", split)
     if isinstance(task, str):
         task = get(task or data.task, label_smoothing=train.label_smoothing)
     judge = task
@@ -89,3 +91,15 @@ def evidence(
         seed=train.seed if seed is None else seed,
         progress=progress,
     )
+
+
+def _check_labelled(what: str, split: Split) -> None:
+    """Told apart from a split that is empty: here there is something to label."""
+    n_labels = 0 if split.targets is None else len(split.targets)
+    if n_labels != len(split.inputs):
+        raise DataError(
+            f"{what} has {len(split.inputs)} inputs and {n_labels or 'no'} labels",
+            expected="a label for each input",
+            next_step="Label them; to copy a network whose data have none, its own answers will do: "
+            "targets = model(inputs).argmax(1).",
+        )

@@ -13,6 +13,7 @@ from dimwise.errors import ModelError
 from dimwise.fold._channels.cut import cut, disagreement
 from dimwise.fold._channels.trace import trace
 from dimwise.fold._teaching.depth import shallower
+from dimwise.measure import evaluating
 
 
 def student(
@@ -76,6 +77,12 @@ def narrower(model: nn.Module, scale: float, example: Tensor) -> nn.Module:
     for group in channels.groups:
         alive[group.classes[_n_kept(len(group.classes), scale) :]] = False
     problem = disagreement(model, channels, alive, pair)
+    if problem is not None and not _finite(model, pair):
+        raise ModelError(
+            f"the outputs of {type(model).__name__} are not finite",
+            expected="finite weights, and activations within float32",
+            next_step="Train the network again, or look for NaN in its weights.",
+        )
     if problem is not None:
         raise ModelError(
             f"{type(model).__name__} cannot be made narrower: {problem}",
@@ -83,6 +90,12 @@ def narrower(model: nn.Module, scale: float, example: Tensor) -> nn.Module:
             next_step="Name another student: distill.student, or student=.",
         )
     return cut(model, channels, alive)
+
+
+def _finite(model: nn.Module, x: Tensor) -> bool:
+    """Whether the network in evaluation mode answers ``x`` with finite numbers."""
+    with evaluating(model):
+        return bool(torch.isfinite(model(x)).all())
 
 
 def _n_kept(n: int, scale: float) -> int:
