@@ -368,6 +368,15 @@ def test_skipped_candidates_are_told_with_their_reasons(write: Callable[..., Pat
     assert "could not be made" not in report(run).read_text("utf-8")
 
 
+def test_a_search_says_how_much_it_looked_at(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    run = write(result=result | {"search": {"time_s": 20.0, "looked_at": 31, "whole": 8}})
+    page = report(run).read_text("utf-8")
+    assert "at most 20\xa0s: it looked at 31 compositions of folds and made 8 candidates" in page
+    assert "考察了 31 种" in report(run, language="zh").read_text("utf-8")
+    (run / "result.json").write_text(json.dumps(result | {"search": {}}))
+    assert "The planner searched" not in report(run).read_text("utf-8")
+
+
 def test_memory_says_by_which_ruler(write: Callable[..., Path], result: dict[str, Any]) -> None:
     result["stages"][1]["peak_memory_bytes"] = 12_390_400
     page = report(write(result=result)).read_text("utf-8")

@@ -17,6 +17,7 @@ from dimwise.errors import DimwiseError
 from dimwise.fold import DistillConfig, Evidence
 from dimwise.fold._steps import parse
 from dimwise.models.init import he_init_
+from dimwise.plan import record
 from dimwise.plan.answer import finalists, reopened
 from dimwise.plan.apply import ORIGINAL, Once, Skipped, Subject, apply, tried
 from dimwise.plan.bench import Question
@@ -63,13 +64,12 @@ def searched(
     Raises:
         KeyboardInterrupt: when it was stopped; its lines are kept, and a resumed run goes on from them.
     """
-    place = run_dir / "plan" / f"{target.runtime}-{target.threads}-{target.batch}"
     question = Question(
         subject,
         evidence,
         recipe.budget,
         target,
-        place,
+        search_dir(run_dir, target),
         base=settings(recipe),
         time_s=recipe.fold.time_s,
         known=tuple(known),
@@ -86,6 +86,24 @@ def searched(
         made = reopened(found.bench, line, with_network=True)
         if made is not None:
             yield made
+
+
+def search_dir(run_dir: Path, target: Target) -> Path:
+    """Where a run keeps its search for a target."""
+    return run_dir / "plan" / f"{target.runtime}-{target.threads}-{target.batch}"
+
+
+def counted(run_dir: Path, recipe: Recipe, target: Target) -> dict[str, float]:
+    """How long the search was allowed to be, how many compositions it looked at, and how many of them it made whole;
+    nothing where none was asked for."""
+    if not recipe.fold.time_s:
+        return {}
+    lines = [line for line in record.read(search_dir(run_dir, target)) if line.steps and line.state != "begun"]
+    return {
+        "time_s": recipe.fold.time_s,
+        "looked_at": len({tuple(sorted(line.point.items())) or line.steps for line in lines}),
+        "whole": len({line.steps for line in lines if line.state == "whole"}),
+    }
 
 
 def settings(recipe: Recipe) -> dict[str, object]:

@@ -155,6 +155,7 @@ def _run(
         kept = chosen.name if chosen else TRAINED
         told = facts.contract(run_dir, data, task, stages, kept, artifact, parity, clock.seconds)
         told |= facts.details(recipe, data, fitted, found, reasons, skipped, told, failure) | checks
+        told["search"] = folding.counted(run_dir, recipe, target)
         write_json(run_dir / "result.json", told)
         folder.mark(run_dir, "failed" if failure else "finished")
     return Result(run_dir, told, failure)

@@ -34,7 +34,7 @@ def section(run: RunFiles, say: Words) -> Safe:
     """Nothing for a run that only trained."""
     if not run.stages:
         return Safe("")
-    notes = (_budget_line(run, say), _memory(run, say), _skipped(run, say))
+    notes = (_budget_line(run, say), _search(run, say), _memory(run, say), _skipped(run, say))
     return join((_table(run, say), *notes, _picture(run, say), _folds(run, say)))
 
 
@@ -175,6 +175,17 @@ def _budget_line(run: RunFiles, say: Words) -> Safe:
             name = say.known("budget_name", key)
             parts.append(say("budget_at_most", {"name": name, "limit": _limit(key, amount, run)}))
     return el("p", say("budget", {"text": say("list_comma").join(parts)}), cls="note") if parts else Safe("")
+
+
+def _search(run: RunFiles, say: Words) -> Safe:
+    """How much was looked at beyond the candidates that were asked for."""
+    told = mapping(run.result.get("search"))
+    numbers = {key: number(told.get(key)) for key in ("time_s", "looked_at", "whole")}
+    if any(value is None for value in numbers.values()):
+        return Safe("")
+    words = {"time": seconds_text(numbers["time_s"])}
+    words |= {key: f"{numbers[key]:.0f}" for key in ("looked_at", "whole")}
+    return el("p", say("search", words), cls="note")
 
 
 def _skipped(run: RunFiles, say: Words) -> Safe:
