@@ -141,6 +141,16 @@ def test_int8_weights_are_shared_and_stay_int8(graph, evidence):
         share(eight, ShareConfig(bits=8), evidence)
 
 
+def test_a_file_that_grows_says_so(graph, evidence):
+    """Eight bits a weight where a palette of 16 took four."""
+    made, report = share(graph, ShareConfig(bits=4), evidence)
+    assert report.notes == []
+    _, grown = quantize(made, QuantizeConfig(repair=False), evidence)
+    more = grown.cost_after["size_bytes"] - grown.cost_before["size_bytes"]
+    assert more > 0
+    assert f"the file grew by {more:,.0f} bytes" in grown.notes
+
+
 def test_shared_twice_is_shared_once(graph, evidence):
     config = ShareConfig(bits=4, scaled=False)
     once, _ = share(graph, config, evidence)

@@ -102,15 +102,18 @@ def compare(
         >>> report.score_after, report.cost_before, report.cost_after
         (0.9, {'params': 3}, {'params': 2})
     """
+    costs = evidence.cost(before), evidence.cost(after)
+    grown = costs[1].get("size_bytes", 0) - costs[0].get("size_bytes", 0)
     return FoldReport(
         fold=fold,
         config=as_dict(config),
         score_before=evidence.score(before),
         score_after=evidence.score(after),
-        cost_before=evidence.cost(before),
-        cost_after=evidence.cost(after),
+        cost_before=costs[0],
+        cost_after=costs[1],
         layers=layers,
         untouched=untouched,
+        notes=[f"the file grew by {grown:,.0f} bytes"] if grown > 0 else [],
         tried=tried or [],
         seconds=time.perf_counter() - started,
     )

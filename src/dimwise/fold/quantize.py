@@ -172,7 +172,7 @@ def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[An
         started=started,
     )
     if asked.reduce_range is None and config.reduce_range:
-        report = replace(report, notes=[SATURATES])
+        report = replace(report, notes=[*report.notes, SATURATES])
     return made.graph, report
 
 
