@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from torch import Tensor, nn
 
 from dimwise import ship
-from dimwise.errors import MissingExtra, ParityError, RunError, UserError
+from dimwise.errors import MissingExtra, ModelError, ParityError, RunError, UserError
 from dimwise.fold._steps import parse
 from dimwise.measure import Latency
 from dimwise.plan import answer as answering
@@ -432,6 +433,44 @@ def test_a_way_to_write_numbers_that_fails_bars_no_network(found):
     for line, barred in ((failed, False), (shape, True)):
         bench = replace(found.bench, lines=[found.bench.first(), line])
         assert ((1, 0, 1 - line.point["numbers"]) in bench_room.known_points(bench)) is barred
+
+
+def test_a_student_that_cannot_be_made_is_not_cut_either(found):
+    space = replace(found.bench.space, cuts=("", "prune(macs=0.5)", "prune(macs=0.25)"))
+    failed = record.Line("distill(scale=0.5)", 0, "failed", {"student": 1, "cut": 0, "numbers": 0}, reason="no")
+    shape = record.Line("", 0, "shape", {"student": 1, "cut": 2, "numbers": 0}, measured={"latency_ms": 1.0})
+    for lines, barred in (([failed], True), ([failed, shape], False)):
+        bench = replace(found.bench, space=space, lines=[found.bench.first(), *lines])
+        assert ((1, 1, 0) in bench_room.known_points(bench)) is barred
+        assert (0, 1, 0) not in bench_room.known_points(bench)
+
+
+class Branching(nn.Module):
+    """Goes another way for another value: no graph says that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = x.flatten(1)
+        return self.last(h * 2 if h.sum() > 0 else h)
+
+
+def test_what_cannot_be_exported_hears_what_can_still_be_done(trained, tmp_path):
+    asked = replace(question(trained, tmp_path), subject=Subject(Branching().eval()))
+    with pytest.raises(ModelError, match=r"cannot export the model.* Or search for PyTorch itself.* runtime=py"):
+        bench_room.begin(asked)
+
+
+def test_where_no_fold_can_be_made_the_answer_says_why(found):
+    failed = record.Line("prune", 0, "failed", {"student": 0, "cut": 1, "numbers": 0}, reason="it cannot be traced.")
+    only = [*(line for line in found.lines if not line.steps), failed]
+    told = answer(replace(found, lines=only, bench=replace(found.bench, lines=only), ended="time", seconds=3.2))
+    assert told.text == (
+        "Keep the original: none of the folds that were tried (1) can be made from it. "
+        "The first of them, prune: it cannot be traced."
+    )
 
 
 def test_where_nothing_was_made_the_answer_says_so(found):

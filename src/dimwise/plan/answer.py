@@ -171,7 +171,7 @@ def _verdict(
         return "infeasible", f"Infeasible: {why}. The nearest is {_named(chosen)}: {nearest}."
     faster, smaller = _ratios(original, chosen)
     if not any(line.steps and line.state == "whole" for line in found.lines):
-        return "keep", f"Keep the original: no fold was made and measured in {found.seconds:.0f} s. Search for longer."
+        return "keep", f"Keep the original: {_nothing_made(found)}"
     if chosen.name == ORIGINAL or (_meets(original, first, found) and max(faster, smaller) < LEAST_GAIN):
         why = "nothing that keeps the score is faster or smaller beyond the noise"
         if chosen.name != ORIGINAL:
@@ -180,6 +180,16 @@ def _verdict(
     lost = first.measured["score"] - chosen.valid_score
     drop = f"{100 * abs(lost):.2f} points of validation score {'lost' if lost >= 0 else 'gained'}"
     return "fold", f"{_named(chosen)} meets the budget: {faster:.2f}× faster, {smaller:.2f}× smaller, {drop}."
+
+
+def _nothing_made(found: Found) -> str:
+    failed = [line for line in found.lines if line.state == "failed"]
+    if failed and not any(line.state == "shape" for line in found.lines):
+        return (
+            f"none of the folds that were tried ({len(failed)}) can be made from it. The first of them, "
+            f"{failed[0].steps}: {failed[0].reason}"
+        )
+    return f"no fold was made and measured in {found.seconds:.0f} s. Search for longer."
 
 
 def _meets(original: Candidate, first: Line, found: Found) -> bool:

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from dimwise.errors import ParityError
+from dimwise.errors import ModelError, ParityError
 from dimwise.fold import GRAPH_FOLDS, Evidence
 from dimwise.fold._steps import Step, parse, write
 from dimwise.plan import propose, record
@@ -110,7 +110,7 @@ def begin(question: Question) -> Bench:
         "batch": target.batch,
     }
     once = Once()
-    original = apply((), subject, evidence, target=target, once=once)
+    original = _served(subject, evidence, target, once)
     original = opened(original, evidence.data, evidence.task, target)
     record.begin(question.folder, about)
     epoch_s = seconds_per_epoch(subject, evidence)
@@ -134,6 +134,19 @@ def begin(question: Question) -> Bench:
         if not any(line.steps == made.name and line.state == "whole" for line in bench.lines):
             put(bench, Line(made.name, evidence.seed, "whole", measured=_measure(bench, made)))
     return bench
+
+
+def _served(subject: Subject, evidence: Evidence, target: Target, once: Once) -> Candidate:
+    """The subject itself; of a network that cannot be exported, what can still be done is told."""
+    try:
+        return apply((), subject, evidence, target=target, once=once)
+    except ModelError as error:
+        if subject.network is None or target.runtime in NETWORK_RUNTIMES:
+            raise
+        still = f"Or search for PyTorch itself, without a graph: runtime={NETWORK_RUNTIMES[0]}, in the budget."
+        raise ModelError(
+            error.what, expected=error.expected, next_step=" ".join(filter(None, (error.next_step, still)))
+        ) from error
 
 
 def _data(evidence: Evidence) -> str:
@@ -258,14 +271,18 @@ def _plain_s(bench: Bench, point: Point, rung: int) -> float:
 
 
 def known_points(bench: Bench) -> set[tuple[int, int, int]]:
-    """Points that need not be built: those that were, and other numbers of a network that cannot be made."""
+    """Points that need not be built: those that were, other numbers of a network that cannot be made, and other cuts of
+    a student that cannot."""
     known = {key_of(line.point) for line in bench.lines if line.point}
     made = {key_of(line.point)[:2] for line in bench.lines if line.point and line.measured}
     plain = [line for line in bench.lines if line.state == "failed" and line.point and not line.point["numbers"]]
     failed = {key_of(line.point)[:2] for line in plain} - made
+    gone = {student for student, cut in failed if student and not cut} - {student for student, _ in made}
     bad = {line.point["numbers"] for line in bench.lines if line.state == "failed" and _alone(bench, line)}
     return known | {
-        key for point in bench.space.points() if (key := key_of(point))[:2] in failed or point["numbers"] in bad
+        key
+        for point in bench.space.points()
+        if (key := key_of(point))[:2] in failed or key[0] in gone or point["numbers"] in bad
     }
 
 
