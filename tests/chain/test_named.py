@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from dimwise import chain, ship
-from dimwise.chain.named import named
+from dimwise.chain.named import both, named
 from dimwise.errors import ArtifactError, ModelError, UserError
 from dimwise.train import predict_outputs
 
@@ -67,6 +67,21 @@ def test_tables_and_ones_own_networks(tmp_path: Path, monkeypatch: pytest.Monkey
     own: Any = named("my_nets_for_named:tiny")
     assert isinstance(own.subject, nn.Sequential)
     assert own.inputs.shape == (1, 3, 32, 32)
+
+
+def test_ones_own_network_takes_the_inputs_of_what_it_is_compared_with(
+    runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_digits_for_named.py").write_text(
+        "from torch import nn\ndef tiny():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 2))\n"
+    )
+    own, run = both("my_digits_for_named:tiny", "last", runs_dir=runs)
+    assert (own.inputs.shape, run.inputs.shape[1:]) == ((1, 1, 8, 8), (1, 8, 8))
+    told, _ = both("my_digits_for_named:tiny", "last", runs_dir=runs, input_shape=(2, 32))
+    assert told.inputs.shape == (1, 2, 32)
+    twice = both("my_digits_for_named:tiny", "my_digits_for_named:tiny", input_shape=(64,))
+    assert twice[0] is twice[1]
 
 
 @pytest.mark.parametrize(

@@ -97,6 +97,42 @@ def named(
     return _fresh(word, models.from_name(word, shape, n_outputs or 10), shape)
 
 
+def both(
+    a: str,
+    b: str,
+    *,
+    runs_dir: Path = Path("runs"),
+    data_dir: Path | None = None,
+    input_shape: tuple[int, ...] | None = None,
+    n_outputs: int | None = None,
+) -> tuple[Named, Named]:
+    """Two words to compare: a network that no data speaks of takes the inputs of the other where that knows its own.
+
+    Args and errors as for :func:`named`.
+
+    Example:
+        >>> [tuple(one.raw.shape) for one in both("small_cnn", "lenet5", input_shape=(1, 32, 32))]
+        [(1, 1, 32, 32), (1, 1, 32, 32)]
+    """
+    found: dict[str, Named] = {}
+    for word in sorted({a, b}, key=lambda word: not _knows_its_inputs(word, runs_dir)):
+        shape = input_shape
+        if shape is None and found and word not in models.MODELS:
+            shape = tuple(next(iter(found.values())).raw.shape[1:])
+        found[word] = named(word, runs_dir=runs_dir, data_dir=data_dir, input_shape=shape, n_outputs=n_outputs)
+    return found[a], found[b]
+
+
+def _knows_its_inputs(word: str, runs_dir: Path) -> bool:
+    if word in models.MODELS or Path(word).suffix == ".onnx" or (Path(word) / "manifest.json").is_file():
+        return True
+    try:
+        folder.find(runs_dir, word.rpartition(":")[0] or word)
+    except RunError:
+        return False
+    return True
+
+
 def _graph(word: str, path: Path) -> Named:
     import onnx
 

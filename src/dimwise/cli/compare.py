@@ -52,12 +52,12 @@ def compare(
       dimwise compare resnet20 resnet56 --runtime onnxruntime
     """
     from dimwise import measure
-    from dimwise.chain.named import named
+    from dimwise.chain.named import both
     from dimwise.cli.model import _shape
     from dimwise.ship import layer_table
 
     shape = _shape(input_text) if input_text is not None else None
-    given = [named(word, runs_dir=runs_dir, data_dir=data_dir, input_shape=shape, n_outputs=outputs) for word in (a, b)]
+    given = both(a, b, runs_dir=runs_dir, data_dir=data_dir, input_shape=shape, n_outputs=outputs)
     chosen = runtime or ("onnxruntime" if any(one.is_graph for one in given) else "pytorch")
     sides = [_side(one, chosen) for one in given]
     busy = measure.machine_is_busy()
