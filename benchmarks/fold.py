@@ -418,6 +418,22 @@ def gains_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     return found
 
 
+def pruning_alone(record: Record, told: Mapping[str, Any], n_rows: int) -> None:
+    """Targets of pruning alone at four times fewer operations: of the way with the best validation score; the others
+    are noted."""
+    ways = {w: f for w, f in told["pruned"].items() if w.startswith("prune") and f["macs_gain"] >= 3.8}
+    best = max(ways, key=lambda way: told["parts"][way]["valid"], default=None)
+    for way, found in ways.items():
+        seeds = f" ({found['n_seeds']} of {n_rows} seeds)" if found["n_seeds"] < n_rows else ""
+        share, lost = found["share"], found["lost_points"]
+        if way == best:
+            what = f"latency gain over MACs gain of {way}, ResNet-56 on CIFAR-10"
+            record.target(what, f"≥ {ASKED_SHARE}", f"{share:.2f}{seeds}", share >= ASKED_SHARE)
+            record.target(f"points lost by {way}", f"≤ {ASKED_LOST}", f"{lost:.2f}{seeds}", lost <= ASKED_LOST)
+        else:
+            record.notes.append(f"{way}, of lower validation score: {share:.2f} of the gain, {lost:.2f} points lost")
+
+
 def recorded(name: str, rows: list[dict[str, Any]]) -> Record:
     """The record of one network, with what was asked beside what was measured."""
     command = f"python benchmarks/fold.py {name} --seeds {len(rows)}"
@@ -442,14 +458,8 @@ def recorded(name: str, rows: list[dict[str, Any]]) -> Record:
             ("lost", f"≤ {ASKED_LOST} pt", chosen["lost_points"], " pt", chosen["lost_points"] <= ASKED_LOST),
         ):
             record.target(f"folds combined, ResNet-56 on CIFAR-10: {key}", asked, f"{value:.2f}{unit}", met)
-    for way, found in told["pruned"].items():
-        if rows[-1].get("pruned") and way.startswith("prune") and found["macs_gain"] >= 3.8:
-            good = found["share"] >= ASKED_SHARE
-            seeds = f" ({found['n_seeds']} of {len(rows)} seeds)" if found["n_seeds"] < len(rows) else ""
-            what = f"latency gain over MACs gain of {way}, ResNet-56 on CIFAR-10"
-            record.target(what, f"≥ {ASKED_SHARE}", f"{found['share']:.2f}{seeds}", good)
-            lost = found["lost_points"]
-            record.target(f"points lost by {way}", f"≤ {ASKED_LOST}", f"{lost:.2f}{seeds}", lost <= ASKED_LOST)
+    if rows[0].get("pruned"):
+        pruning_alone(record, told, len(rows))
     against = told["against"]
     ran = {peer: found for peer, found in against.items() if "failed" not in found}
     if not ran:

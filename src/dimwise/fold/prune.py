@@ -23,7 +23,8 @@ cost less than half a point; below a quarter, distil a narrow network instead.
 
 Pitfalls: MACs are not milliseconds: measure. Kernels work in blocks of channels (``round_to``): a layer of 24 can take
 longer than one of 32.
-Without fine-tuning scores collapse; deep networks trained with SGD at a large rate want it gentler (``lr_frac`` = 0.1).
+Without fine-tuning scores collapse. After a light cut, deep networks trained with SGD at a large rate want it gentler
+(``lr_frac`` = 0.1); after a cut to a quarter they want the full rate and more than half of the training's epochs.
 Statistics over channels (LayerNorm, GroupNorm) change when channels leave, so such
 groups, a Transformer's residual stream among them, stay whole unless the target needs them (``norms``); attention
 heads and hidden units leave first. Heads leave whole; an LSTM's unit leaves in all layers and directions, as a module
@@ -127,7 +128,8 @@ class PruneConfig:
     epochs: Annotated[int, Field(ge=0)] = 5
     """Epochs of fine-tuning; 0 returns the network as cut. Default: short, since most of the score returns at once."""
     lr_frac: Annotated[float, Field(gt=0, le=1)] = 0.5
-    """Learning rate of fine-tuning as a fraction of the training rate. Default: a half; gentler for a light cut."""
+    """Learning rate of fine-tuning as a fraction of the training rate. Default: a half; gentler for a light cut,
+    1 for a deep one with many epochs."""
     teacher: bool = True
     """Fine-tune towards the original's outputs as well as the labels, as distill does. Default: on; it is at hand."""
 
