@@ -1,10 +1,11 @@
 """A distilled student against the same student trained alone for equal time, on the CIFAR-100 subset.
 
-    python benchmarks/distill.py [--seeds 3] [--work runs/claims/N3] [--only teacher|taught|alone [SEED]] [--quick]
+    python benchmarks/distill.py [--seeds 3] [--work runs/claims/N3] [--quick]
+                                [--only teacher|taught|started|alone [SEED]]
 
 The measurement is that of claim N3, and its networks lie in the same folder of work: what is there is not trained
 again. With ``--only`` one of them is made and no record is written, so that several processes can share the hours, each
-on its own cores; taught students need the teacher first.
+on its own cores; taught and started students need the teacher first.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def main() -> int:
         return one(setup, told.only)
     measured = n3.measure(setup)
     for row in measured["seeds"]:
-        shares = [100 * row[way]["accuracy"] for way in ("taught", "alone")]
-        print(f"seed {row['seed']}: {shares[0]:.2f} % taught, {shares[1]:.2f} % alone")
+        shares = (f"{100 * row[way]['accuracy']:.2f} % {way}" for way in ("taught", "started", "alone"))
+        print(f"seed {row['seed']}: {', '.join(shares)}")
     record = recorded(measured)
     print("a quick pass writes no record" if told.quick else record.write())
     return 0
@@ -42,15 +43,12 @@ def main() -> int:
 def one(setup: Setup, words: list[str]) -> int:
     """Make one network of the measurement."""
     what, seed = words[0], int(words[1]) if len(words) > 1 else 0
-    if what == "teacher":
-        print(n3.teacher(setup)[1])
-    elif what == "taught":
-        print(n3.taught(setup, seed))
-    elif what == "alone":
-        print(n3.alone(setup, seed))
-    else:
-        print(f"--only {what}: expected 'teacher', 'taught SEED' or 'alone SEED'", file=sys.stderr)
+    ways = {"taught": n3.taught, "started": n3.started, "alone": n3.alone}
+    if what != "teacher" and what not in ways:
+        expected = "'teacher', " + ", ".join(f"'{way} SEED'" for way in ways)
+        print(f"--only {what}: expected one of {expected}", file=sys.stderr)
         return 2
+    print(n3.teacher(setup)[1] if what == "teacher" else ways[what](setup, seed))
     return 0
 
 
@@ -64,9 +62,11 @@ def recorded(measured: dict[str, Any]) -> Record:
     rows = measured["seeds"]
     taught = [row["taught"]["accuracy"] for row in rows]
     alone = [row["alone"]["accuracy"] for row in rows]
+    started = [row["started"]["accuracy"] for row in rows]
     gains = [100 * (a - b) for a, b in zip(taught, alone, strict=True)]
     record.runs("taught", taught, "fraction")
     record.runs("alone", alone, "fraction")
+    record.runs("started alike, not taught", started, "fraction")
     record.runs("gain", gains, "points")
     record.runs("taught_s", [row["taught"]["seconds_s"] for row in rows], "s")
     record.runs("alone_s", [row["alone"]["seconds_s"] for row in rows], "s")
@@ -79,6 +79,8 @@ def recorded(measured: dict[str, Any]) -> Record:
         f"{100 * statistics.fmean(taught):.1f} against {100 * statistics.fmean(alone):.1f} %",
         mean >= ASKED_POINTS,
     )
+    mean_of = {"taught": taught, "started alike and not taught": started, "alone": alone}
+    record.notes.append(", ".join(f"{100 * statistics.fmean(v):.1f} % {name}" for name, v in mean_of.items()))
     record.notes.append("Equal time: alone it takes as many epochs more as its steps are shorter (step_ratio).")
     return record
 
@@ -88,7 +90,9 @@ def _arguments() -> argparse.ArgumentParser:
     parser.add_argument("--quick", action="store_true", help="a small pass through all of the code")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", type=Path, default=Path("runs/claims/N3"), help="trained networks are kept here")
-    parser.add_argument("--only", nargs="+", metavar="WORD", help="one network: teacher, taught SEED, alone SEED")
+    parser.add_argument(
+        "--only", nargs="+", metavar="WORD", help="one network: teacher, or taught, started, alone with a SEED"
+    )
     return parser
 
 

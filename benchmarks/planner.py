@@ -146,9 +146,8 @@ def judge(record: Record, rows: list[dict[str, Any]], where: str) -> None:
     for what, group in (("feasible budgets met", able), ("infeasible budgets named", unable)):
         right = sum(row["right"] for row in group)
         record.target(f"{where}: {what}", f"{len(group)} of {len(group)}", str(right), right == len(group))
-    told = max(
-        (row["prediction"] for row in rows), key=lambda told: told["n"]
-    )  # the last answer knows the lines of all
+    # Searches in one folder know the lines of those before them: the one that knows most tells of all.
+    told = max((row["prediction"] for row in rows), key=lambda told: told["n"])
     error = 100 * told.get("latency", math.inf)
     measured = f"{error:.1f} % of {told['n']}"
     record.target(f"{where}: predicted against measured latency", "≤ 10 % median error", measured, error <= 10)

@@ -50,7 +50,9 @@ def test_keep_the_original_is_an_answer(measured):
 
 def test_a_tie_in_latency_goes_to_the_smaller(measured):
     found = [candidate("onnx", 0.99, 0.5000, 400, measured), candidate("quantize", 0.99, 0.5001, 100, measured)]
-    assert choose(found, TRAINED, Budget())[0].name == "quantize"
+    chosen, reasons, _ = choose(found, TRAINED, Budget())
+    assert chosen.name == "quantize"
+    assert reasons["quantize"] == "no worse in latency than onnx beyond noise, and better in size"
 
 
 def test_size_may_be_what_matters(measured):

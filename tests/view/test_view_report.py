@@ -184,6 +184,11 @@ def test_chosen_row_is_marked(made_run: Callable[[str], Path]) -> None:
     assert ">chosen</span>" in rows[0]
 
 
+def test_a_long_name_breaks_before_its_bracket(write: Callable[..., Path], result: dict[str, Any]) -> None:
+    result["stages"][1]["name"] = "share(bits=4)"
+    assert "share<wbr>(bits=4)" in report(write(result=result)).read_text("utf-8")
+
+
 def test_training_alone(made_run: Callable[[str], Path]) -> None:
     _, page = look(made_run("train"))
     text = page.text.replace("\u00a0", " ")

@@ -90,7 +90,7 @@ def searched(
 
 def search_dir(run_dir: Path, target: Target) -> Path:
     """Where a run keeps its search for a target."""
-    return run_dir / "plan" / f"{target.runtime}-{target.threads}-{target.batch}"
+    return run_dir / "plan" / target.folder
 
 
 def counted(run_dir: Path, recipe: Recipe, target: Target) -> dict[str, float]:

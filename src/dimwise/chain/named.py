@@ -76,25 +76,8 @@ def named(
         >>> found.is_graph, tuple(found.raw.shape)
         (False, (1, 1, 8, 8))
     """
-    path = Path(word)
-    if path.suffix == ".onnx":
-        return _graph(word, path)
-    if (path / "manifest.json").is_file():
-        return _graph(word, ship.read(path).model_path)
-    if word in models.MODELS:
-        usual_shape, usual_outputs = models.USUAL[word]
-        shape = input_shape or usual_shape
-        return _fresh(word, models.build(word, shape, n_outputs or usual_outputs), shape)
-    key, _, stage = word.rpartition(":") if ":" in word else (word, "", "")
-    try:
-        run = folder.find(runs_dir, key)
-    except RunError as error:
-        if not stage:
-            raise _nothing(word, error) from None
-    else:
-        return _stage(run, stage) if stage else _trained(run, data_dir)
-    shape = input_shape or (3, 32, 32)
-    return _fresh(word, models.from_name(word, shape, n_outputs or 10), shape)
+    found = _with_inputs(word, runs_dir, data_dir, input_shape, n_outputs)
+    return found or _own(word, input_shape, n_outputs)
 
 
 def both(
@@ -114,23 +97,38 @@ def both(
         >>> [tuple(one.raw.shape) for one in both("small_cnn", "lenet5", input_shape=(1, 32, 32))]
         [(1, 1, 32, 32), (1, 1, 32, 32)]
     """
-    found: dict[str, Named] = {}
-    for word in sorted({a, b}, key=lambda word: not _knows_its_inputs(word, runs_dir)):
-        shape = input_shape
-        if shape is None and found and word not in models.MODELS:
-            shape = tuple(next(iter(found.values())).raw.shape[1:])
-        found[word] = named(word, runs_dir=runs_dir, data_dir=data_dir, input_shape=shape, n_outputs=n_outputs)
-    return found[a], found[b]
+    found = {word: _with_inputs(word, runs_dir, data_dir, input_shape, n_outputs) for word in {a, b}}
+    shape = input_shape or next((tuple(one.raw.shape[1:]) for one in found.values() if one), None)
+    whole = {word: one or _own(word, shape, n_outputs) for word, one in found.items()}
+    return whole[a], whole[b]
 
 
-def _knows_its_inputs(word: str, runs_dir: Path) -> bool:
-    if word in models.MODELS or Path(word).suffix == ".onnx" or (Path(word) / "manifest.json").is_file():
-        return True
+def _with_inputs(
+    word: str, runs_dir: Path, data_dir: Path | None, input_shape: tuple[int, ...] | None, n_outputs: int | None
+) -> Named | None:
+    """What the word means where that says which inputs it takes; None for ``package.module:function``."""
+    path = Path(word)
+    if path.suffix == ".onnx":
+        return _graph(word, path)
+    if (path / "manifest.json").is_file():
+        return _graph(word, ship.read(path).model_path)
+    if word in models.MODELS:
+        usual_shape, usual_outputs = models.USUAL[word]
+        shape = input_shape or usual_shape
+        return _fresh(word, models.build(word, shape, n_outputs or usual_outputs), shape)
+    key, _, stage = word.rpartition(":") if ":" in word else (word, "", "")
     try:
-        folder.find(runs_dir, word.rpartition(":")[0] or word)
-    except RunError:
-        return False
-    return True
+        run = folder.find(runs_dir, key)
+    except RunError as error:
+        if not stage:
+            raise _nothing(word, error) from None
+        return None
+    return _stage(run, stage) if stage else _trained(run, data_dir)
+
+
+def _own(word: str, input_shape: tuple[int, ...] | None, n_outputs: int | None) -> Named:
+    shape = input_shape or (3, 32, 32)
+    return _fresh(word, models.from_name(word, shape, n_outputs or 10), shape)
 
 
 def _graph(word: str, path: Path) -> Named:

@@ -82,13 +82,12 @@ def fold(
         subject, runs_dir=runs_dir, recipe=told, data_dir=data_dir, model=model, train=train, progress=progress
     )
     evidence = opened.evidence if seed is None else replace(opened.evidence, seed=seed)
-    place = f"{target.runtime}-{target.threads}-{target.batch}"
     question = Question(
         opened.subject,
         evidence,
         limits,
         target,
-        out or opened.folder / place,
+        out or opened.folder / target.folder,
         base=opened.settings,
         time_s=seconds,
         storage=storage,

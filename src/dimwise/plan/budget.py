@@ -39,6 +39,16 @@ class Target:
     batch: Annotated[int, Field(ge=1, le=65536)] = 1
     """Inputs of one call. Default: 1, one request."""
 
+    @property
+    def folder(self) -> str:
+        """Name of the folder of a search for it.
+
+        Example:
+            >>> Target(threads=2).folder
+            'onnxruntime-2-1'
+        """
+        return f"{self.runtime}-{self.threads}-{self.batch}"
+
 
 _TIME = {"us": 1e-3, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 _BYTES = {"B": 1, "kB": 10**3, "KB": 10**3, "MB": 10**6, "GB": 10**9, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30}

@@ -12,6 +12,9 @@ from dimwise.plan.apply import ORIGINAL
 from dimwise.plan.budget import Budget
 from dimwise.plan.on_target import Candidate
 
+_SECOND = {"latency": "size", "size": "latency"}
+"""What decides inside the noise of what is preferred."""
+
 
 def choose(
     found: Sequence[Candidate], trained: Mapping[str, Any], budget: Budget
@@ -40,7 +43,7 @@ def choose(
         )
         reasons = {name: "; ".join(t for _, t in over.values()) for name, over in excesses.items()}
         return nearest, reasons | {nearest.name: "nearest to the budget: " + reasons[nearest.name]}, failure
-    best = min(meeting, key=lambda c: _rank(c, budget))
+    best = first = min(meeting, key=lambda c: _rank(c, budget))
     tied = [c for c in meeting if c is not best and _tie(c, best, budget)]
     for other in tied:  # inside the noise the second wish decides
         if _second(other, budget) < _second(best, budget):
@@ -53,7 +56,10 @@ def choose(
         elif candidate is not best:
             reasons[candidate.name] = "meets the budget, but is " + _worse(candidate, best, budget)
     kept = best.name == ORIGINAL
-    reasons[best.name] = "no fold is better: keep the original" if kept else f"best {budget.prefer} within the budget"
+    why = f"best {budget.prefer} within the budget"
+    if best is not first:
+        why = f"no worse in {budget.prefer} than {first.name} beyond noise, and better in {_SECOND[budget.prefer]}"
+    reasons[best.name] = "no fold is better: keep the original" if kept else why
     return best, reasons, None
 
 
@@ -113,8 +119,8 @@ def _tie(a: Candidate, b: Candidate, budget: Budget) -> bool:
 
 def _worse(candidate: Candidate, best: Candidate, budget: Budget) -> str:
     if _tie(candidate, best, budget) and _second(candidate, budget) >= _second(best, budget):
-        second = "size" if budget.prefer == "latency" else "latency"
         factor = _second(candidate, budget) / max(_second(best, budget), 1e-12)
+        second = _SECOND[budget.prefer]
         return f"no better in {budget.prefer} than {best.name} beyond noise, and {factor:.2f}× its {second}"
     ratio = _rank(candidate, budget) / max(_rank(best, budget), 1e-12)
     return f"{ratio:.2f}× the {budget.prefer} of {best.name}"

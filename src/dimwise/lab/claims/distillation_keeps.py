@@ -4,7 +4,8 @@ A teacher is trained on CIFAR-100, then students of several seeds learn from it.
 the quotient of the two accuracies is what a student keeps. To see what distillation has to do with it, the same
 students are also trained alone for equal time: a step that asks the teacher takes longer than one that looks its
 answers up, as in epochs whose views were seen before. How much longer is measured first, the steps in turn, and the
-student that is alone trains so many epochs more, with its learning rate spread over all of them.
+student that is alone trains so many epochs more, with its learning rate spread over all of them. Taught students start
+from blocks of the teacher; how far that start alone leads is measured too.
 ``benchmarks/distill.py`` makes its record of the same networks.
 """
 
@@ -14,6 +15,7 @@ import dataclasses
 import math
 import statistics
 import time
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,7 +28,7 @@ from dimwise.data.config import DataConfig
 from dimwise.data.grow import side_frac
 from dimwise.fold import DistillConfig, Evidence
 from dimwise.fold._teaching.teachers import ByIndex, by_asking, by_table, network_teacher
-from dimwise.fold.distill import taught_by
+from dimwise.fold.distill import make_student, taught_by
 from dimwise.lab.claims._frame import Claim, Setup, Verdict, at_least, kept
 from dimwise.measure import n_params
 from dimwise.models.init import he_init_
@@ -69,10 +71,11 @@ nine blocks a stage three stay: ResNet-20, with the weights that the teacher has
 
 
 def measure(setup: Setup) -> dict[str, Any]:
-    """Accuracies on the test set of the teacher, and of students taught and alone, one row a seed."""
+    """Accuracies on the test set of the teacher, and of students taught, started alike but not taught, and alone, one
+    row a seed."""
     told = {"networks": [TEACHER, STUDENT], "distillation": as_dict(DISTIL), "step_ratio": step_ratio(setup)}
     rows = [
-        {"seed": seed, "taught": taught(setup, seed), "alone": alone(setup, seed)}
+        {"seed": seed} | {way.__name__: way(setup, seed) for way in (taught, started, alone)}
         for seed in range(1 if setup.quick else setup.n_seeds)
     ]
     return told | {"teacher": teacher(setup)[1], "seeds": rows}
@@ -84,12 +87,12 @@ def decide(measured: dict[str, Any]) -> Verdict:
     return at_least(shares, CLAIM.published, "share of the teacher's accuracy")
 
 
-def looks(setup: Setup, seed: int) -> Evidence:
+def looks(setup: Setup, seed: int, n_epochs: int, *, label_smoothing: float = 0.0) -> Evidence:
     """Data and settings of one training."""
     source = DataConfig(source="cifar100", valid_frac=0.04, train_limit=300 if setup.quick else 0)
-    train = dataclasses.replace(TRAIN, seed=seed)
+    train = dataclasses.replace(TRAIN, seed=seed, epochs=n_epochs, label_smoothing=label_smoothing)
     if setup.quick:
-        train = dataclasses.replace(train, epochs=1, precision="fp32", layout="contiguous", threads=1)
+        train = dataclasses.replace(train, precision="fp32", layout="contiguous", threads=1)
     data = load_data(source, setup.data_dir, progress=setup.progress)
     return fold.evidence(data, train=train, augment=AUGMENT, progress=setup.progress)
 
@@ -123,7 +126,7 @@ def epochs_alone(ratio: dict[str, Any], n_epochs: int, views: int) -> int:
 def step_ratio(setup: Setup, n_pairs: int = 25) -> dict[str, Any]:
     """How much longer a step takes that asks the teacher, or looks its answers up; in turn with a step of the student
     alone, on one batch at the full size of the images, in the arithmetic that trains fastest; kept."""
-    evidence = looks(setup, 0)
+    evidence = looks(setup, 0, epochs(setup))
     return kept(setup.work, "ratio", _told(evidence), lambda: _ratios(setup, evidence, 3 if setup.quick else n_pairs))
 
 
@@ -170,14 +173,12 @@ def _quotients(these: list[float], others: list[float]) -> dict[str, Any]:
 
 def teacher(setup: Setup) -> tuple[nn.Module, dict[str, Any]]:
     """The trained teacher and how good it is; its run is kept in the folder of work, and goes on from there."""
-    evidence = looks(setup, 0)
-    train = dataclasses.replace(evidence.train, epochs=1 if setup.quick else TEACHER_EPOCHS)
-    evidence = fold.evidence(evidence.data, train=train, augment=AUGMENT, progress=setup.progress)
+    evidence = looks(setup, 0, 1 if setup.quick else TEACHER_EPOCHS)
     fitted = fit(
         network(setup, TEACHER, 0),
         evidence.data,
         evidence.task,
-        train,
+        evidence.train,
         augment=AUGMENT,
         run_dir=setup.work / "teacher",
         resume=True,
@@ -189,7 +190,7 @@ def teacher(setup: Setup) -> tuple[nn.Module, dict[str, Any]]:
 
 def taught(setup: Setup, seed: int) -> dict[str, Any]:
     """A student that learnt from the teacher, scored; kept in the folder of work."""
-    evidence = looks(setup, seed)
+    evidence = looks(setup, seed, epochs(setup))
 
     def make() -> dict[str, Any]:
         made, report = fold.distill(teacher(setup)[0], DISTIL, evidence)
@@ -204,25 +205,36 @@ def taught(setup: Setup, seed: int) -> dict[str, Any]:
 
 
 def alone(setup: Setup, seed: int) -> dict[str, Any]:
-    """The same student trained on labels alone for equal time, scored; kept in the folder of work."""
+    """The student from fresh weights, trained on labels alone for equal time, scored; kept in the folder of work."""
+    return _untaught(setup, seed, "alone", lambda evidence: network(setup, STUDENT, seed))
+
+
+def started(setup: Setup, seed: int) -> dict[str, Any]:
+    """As :func:`alone`, from the weights that the taught student starts from: what inheriting does without teaching."""
+    return _untaught(setup, seed, "started", lambda evidence: make_student(teacher(setup)[0], DISTIL, evidence))
+
+
+def _untaught(setup: Setup, seed: int, name: str, build: Callable[[Evidence], nn.Module]) -> dict[str, Any]:
     n_epochs = epochs_alone(step_ratio(setup), epochs(setup), DISTIL.views)
-    evidence = looks(setup, seed)
-    train = dataclasses.replace(evidence.train, epochs=n_epochs, label_smoothing=LABEL_SMOOTHING)
-    evidence = fold.evidence(evidence.data, train=train, augment=AUGMENT, progress=setup.progress)
+    evidence = looks(setup, seed, n_epochs, label_smoothing=LABEL_SMOOTHING)
 
     def make() -> dict[str, Any]:
-        model = network(setup, STUDENT, seed)
-        fitted = fit(model, evidence.data, evidence.task, train, augment=AUGMENT, progress=setup.progress)
+        model, data = build(evidence), evidence.data
+        fitted = fit(model, data, evidence.task, evidence.train, augment=AUGMENT, progress=setup.progress)
         return _scored(fitted.model, evidence, fitted.seconds)
 
-    return kept(setup.work, f"alone-{n_epochs}-{seed}", _told(evidence), make)
+    return kept(setup.work, f"{name}-{n_epochs}-{seed}", _told(evidence), make)
 
 
 def _told(evidence: Evidence) -> dict[str, Any]:
     """Everything a training depends on."""
-    told: dict[str, Any] = {"train": as_dict(evidence.train), "augment": as_dict(AUGMENT)}
-    told["teacher_epochs"] = TEACHER_EPOCHS
-    return told | {"networks": [TEACHER, STUDENT], "n_train": len(evidence.data.train)}
+    return {
+        "train": as_dict(evidence.train),
+        "augment": as_dict(AUGMENT),
+        "teacher_epochs": TEACHER_EPOCHS,
+        "networks": [TEACHER, STUDENT],
+        "n_train": len(evidence.data.train),
+    }
 
 
 def _scored(model: nn.Module, evidence: Evidence, seconds_s: float) -> dict[str, Any]:

@@ -107,7 +107,8 @@ def _name(stage: Stage, say: Words) -> Safe:
         else say("n_threads" if stage.threads != 1 else "one_thread", {"n": f"{stage.threads:.0f}"})
     )
     where = say("list_comma").join(part for part in (stage.runtime, threads) if part)
-    name = join(stage.name.split("+"), Safe("+<wbr>"))  # a long name may break where it is composed
+    parts = (join(part.split("("), Safe("<wbr>(")) for part in stage.name.split("+"))
+    name = join(parts, Safe("+<wbr>"))  # a long name may break where it is composed
     return el("th", el("span", name), badge, el("small", where) if where else "", attrs={"scope": "row"})
 
 
