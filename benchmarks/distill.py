@@ -76,7 +76,8 @@ def recorded(measured: dict[str, Any]) -> Record:
         "Distilled ResNet-20 against itself trained alone, equal time, CIFAR-100 subset",
         f"≥ +{ASKED_POINTS} points",
         f"{mean:+.1f} points (mean of {len(gains)} seeds, least {min(gains):+.1f}): "
-        f"{100 * statistics.fmean(taught):.1f} against {100 * statistics.fmean(alone):.1f} %",
+        f"{100 * statistics.fmean(taught):.1f} against {100 * statistics.fmean(alone):.1f} % "
+        f"({100 * statistics.fmean(started):.1f} % from the same start without the teacher)",
         mean >= ASKED_POINTS,
     )
     mean_of = {"taught": taught, "started alike and not taught": started, "alone": alone}
