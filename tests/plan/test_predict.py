@@ -67,6 +67,28 @@ def test_int8_saves_nothing_of_what_calls_take():
             assert found.latency_ms(point).value == pytest.approx(ms, rel=0.1)
 
 
+def test_numbers_of_which_no_small_network_was_measured_take_what_the_most_similar_take():
+    """Milliseconds on Fashion-MNIST: int8 that was trained for is as fast as int8 on the whole network."""
+    float32, int8, trained = (NUMBERS.index(text) for text in ("", "quantize", "qat quantize"))
+    small = {"student": STUDENTS.index("distill(scale=0.125)"), "cut": 0}
+    whole = {"student": 0, "cut": 0}
+    known = [
+        ({**small, "numbers": float32}, 0.0191),
+        ({**small, "numbers": int8}, 0.0393),
+        ({**whole, "numbers": int8}, 0.0673),
+        ({**whole, "numbers": trained}, 0.0673),
+    ]
+    lines = [Line("", 0, "whole", measured={"score": 0.89, "latency_ms": 0.1078, "size_bytes": 227337.0})]
+    for point, ms in known:
+        lines.append(Line(str(point), 0, "shape", point, measured={"latency_ms": ms, "size_bytes": 500.0}))
+    asked = {
+        "student": STUDENTS.index("distill(scale=0.75)"),
+        "cut": CUTS.index("prune(macs=0.5)"),
+        "numbers": trained,
+    }
+    assert learn(SPACE, lines, 1000).latency_ms(asked).value == pytest.approx(0.0420, rel=0.15)
+
+
 def test_a_short_training_and_a_smaller_network_are_expected_to_lose_more():
     found = learn(SPACE, [FIRST], 1000)
     small, large = {"student": 5, "cut": 0, "numbers": 0}, {"student": 1, "cut": 0, "numbers": 0}

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,6 +105,22 @@ def _floor_ms(space: Space, lines: Sequence[Line], numbers: int, whole_ms: float
     return sorted(found)[len(found) // 2] if found else None
 
 
+def _floors_ms(space: Space, lines: Sequence[Line], whole_ms: Mapping[int, float]) -> dict[int, float]:
+    """Numbers -> milliseconds that no fold takes away where they are written so.
+
+    Where no small network of a kind was measured, those of the kind that takes the most similar time on the whole
+    network: int8 of a training that knew of it runs as int8 does.
+    """
+    known = {n: floor for n in whole_ms if (floor := _floor_ms(space, lines, n, whole_ms[n])) is not None}
+    if not known:
+        return dict.fromkeys(whole_ms, CALL_MS)
+
+    def alike(n: int) -> int:
+        return n if n in known else min(known, key=lambda m: abs(math.log(whole_ms[m] / whole_ms[n])))
+
+    return {n: known[alike(n)] for n in whole_ms}
+
+
 @dataclass(frozen=True)
 class Predictions:
     """What a point will take and give."""
@@ -138,13 +154,12 @@ def learn(space: Space, lines: Sequence[Line], n_valid: int) -> Predictions:
     whole_ms = {
         n: original.measured["latency_ms"] * ratio({"numbers": n}, "latency_ms") for n in range(len(space.numbers))
     }
-    floors = {n: _floor_ms(space, lines, n, ms) for n, ms in whole_ms.items()}
-    calls_ms = CALL_MS if floors[0] is None else floors[0]
+    floors = _floors_ms(space, lines, whole_ms)
 
     def latency(point: Point) -> float:
         # Calls take time however little they compute, and numbers that are written shorter do not shorten them.
         whole, floor = whole_ms[point["numbers"]], floors[point["numbers"]]
-        floor = min(max(calls_ms if floor is None else floor, 0.02 * whole), 0.9 * whole)
+        floor = min(max(floor, 0.02 * whole), 0.9 * whole)
         return floor + (whole - floor) * space.operations(point)
 
     def size(point: Point) -> float:
