@@ -159,7 +159,17 @@ def test_a_network_of_ones_own_is_taken_as_it_is_or_trained(place: Path) -> None
     plain, trained = dimwise(*words), dimwise(*words, "--train", "--out", "trained")
     assert (plain.code, trained.code) == (0, 0), plain.err + trained.err
     assert plain.told["original"]["score"] < 0.4 < 0.7 < trained.told["original"]["score"]
-    assert Path("runs/plan-own_net_to_fold-tiny/onnxruntime-1-1/plan.jsonl").is_file()
+    searched = Path("runs/plan-own_net_to_fold-tiny")
+    assert (searched / "onnxruntime-1-1/plan.jsonl").is_file()
+    (kept,) = searched.glob("training-*")
+    epochs = (kept / "metrics.jsonl").read_text().count('"kind":"epoch"')
+    again = dimwise(*words, "--train", "--out", "again")
+    assert again.told["original"]["score"] == trained.told["original"]["score"]
+    assert f"goes on from {kept}" in " ".join(again.err.split())
+    assert (kept / "metrics.jsonl").read_text().count('"kind":"epoch"') == epochs > 0
+    longer = dimwise(*words, "--set", "train.epochs=2", "--train", "--out", "longer")
+    assert longer.code == 0, longer.err
+    assert len(list(searched.glob("training-*"))) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from dimwise.chain.candidates import evidence_of, settings, subject_of
 from dimwise.chain.job import with_named_outputs
 from dimwise.chain.recipe import Recipe, load, recipes
 from dimwise.chain.start import build, read
+from dimwise.data import Data
 from dimwise.data import load as load_data
 from dimwise.errors import ArtifactError, RunError, UserError
 from dimwise.fold import Evidence
 from dimwise.plan.apply import Subject
+from dimwise.plan.record import fingerprint, fingerprint_of
 from dimwise.progress import SILENT, Progress
+from dimwise.recipe import as_dict
 from dimwise.runs import folder
 from dimwise.ship.manifest import MANIFEST, Artifact
 from dimwise.ship.manifest import read as read_artifact
 from dimwise.tasks import get
-from dimwise.train import checkpoint, fit
+from dimwise.train import checkpoint, evaluating, fit
 
 
 @dataclass(frozen=True)
@@ -190,6 +195,9 @@ def from_function(
 ) -> Opened:
     """A network of the user's own, as the function returns it, or trained first.
 
+    The training is kept beside the searches: stopped, the same words go on with it, and what is trained is not trained
+    again. Another network, recipe or data is another training.
+
     Raises:
         UserError: without a recipe for its data.
         ModelError: when the function cannot be called, or its network does not fit the data.
@@ -203,15 +211,32 @@ def from_function(
     data = load_data(recipe.data, data_dir, progress=progress)
     task = get(data.task, label_smoothing=recipe.train.label_smoothing)
     network = with_named_outputs(build(recipe, data, name), recipe, data, task)
+    place = runs_dir / f"plan-{_slug(name)}"
     if train:
-        network = fit(network, data, task, recipe.train, augment=recipe.augment, progress=progress).model.cpu()
+        kept = place / f"training-{_training(network, recipe, data)}"
+        if checkpoint.exists(kept / "checkpoints"):
+            progress.say(f"'{name}' goes on from {kept}; without that folder it is trained anew")
+        network = fit(
+            network, data, task, recipe.train, augment=recipe.augment, run_dir=kept, resume=True, progress=progress
+        ).model.cpu()
     return Opened(
         name,
         subject_of(network.eval(), recipe, name),
         evidence_of(recipe, data, task, progress),
-        runs_dir / f"plan-{_slug(name)}",
+        place,
         settings(recipe),
     )
+
+
+def _training(network: nn.Module, recipe: Recipe, data: Data) -> str:
+    """A fingerprint of what a training begins with: weights, modules and answers of the network, recipe and data."""
+    parts = (recipe.data, recipe.train, recipe.augment)
+    told = [repr(network), *(json.dumps(as_dict(part), sort_keys=True, default=str) for part in parts)]
+    x = data.normalise(data.train.inputs[:2])
+    with torch.no_grad(), evaluating(network):
+        answers = network(x).double().round(decimals=3)  # the same modules may be put together in another way
+    tensors = (*network.state_dict().items(), ("targets", data.train.targets), ("answers", answers))
+    return fingerprint_of("".join([*told, fingerprint(tensors)]).encode())
 
 
 def _slug(name: str) -> str:
