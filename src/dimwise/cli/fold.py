@@ -35,7 +35,9 @@ def fold(
         typer.Option("--recipe", metavar="NAME", help="Data and training, for a subject that is no run."),
     ] = None,
     settings: Settings = None,
-    train: Annotated[bool, typer.Option("--train", help="Train the network of PACKAGE.MODULE:FUNCTION first.")] = False,
+    train: Annotated[
+        bool, typer.Option("--train", help="Train what FUNCTION returns first; kept beside the search.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where the search is kept. Default: in the run.")
     ] = None,

@@ -20,7 +20,8 @@ asked once for each input, with ``views`` once for each of so many augmented vie
 Pitfalls: a student far too small gains little (capacity gap). The teacher must see the very same augmented batch;
 where images grow during the training, it sees them whole (hints compare both at the student's size). Label
 smoothing in the teacher blurs what it has to teach. With standardised scores T works between 2 and 6; α near 1
-suits good teachers only. A graph as teacher has no features to give hints, and sees whole pixels.
+suits good teachers only. A graph as teacher has no features to give hints, and sees whole pixels. A student that
+inherits owes most to that start: ask what labels alone make of it (weight=0) before the teaching is praised.
 
 Source: Hinton, Vinyals, Dean 2015, arXiv:1503.02531, section 2 (the loss); Sun, Ren, Li, Wang, Cao 2024, "Logit
 standardization in knowledge distillation", CVPR, equation 10 (f); Zhao, Cui, Song, Qiu, Liang 2022, arXiv:2203.08679
@@ -28,7 +29,8 @@ standardization in knowledge distillation", CVPR, equation 10 (f); Zhao, Cui, So
 (same views).
 
 Evidence: tests/fold/test_distill.py (the losses against torch and by hand, invariances, kd as the sum of its two
-parts); the student against the same student trained alone in benchmarks/distill.py.
+parts); the student against the same student trained alone, from fresh and from inherited weights, in
+benchmarks/distill.py.
 """
 
 from __future__ import annotations
