@@ -24,7 +24,7 @@ from dimwise.plan import answer as answering
 from dimwise.plan import bench as bench_room
 from dimwise.plan import on_target, predict, promise, propose, record, search, space
 from dimwise.plan.answer import answer
-from dimwise.plan.apply import Subject, apply
+from dimwise.plan.apply import Once, Subject, apply
 from dimwise.plan.bench import Question
 from dimwise.plan.budget import Budget, Target
 from dimwise.plan.choose import excess
@@ -461,6 +461,17 @@ def test_what_cannot_be_exported_hears_what_can_still_be_done(trained, tmp_path)
     asked = replace(question(trained, tmp_path), subject=Subject(Branching().eval()))
     with pytest.raises(ModelError, match=r"cannot export the model.* Or search for PyTorch itself.* runtime=py"):
         bench_room.begin(asked)
+
+
+def test_other_numbers_of_a_network_that_is_trained_cost_no_training(found):
+    (line, *_) = [line for line in found.lines if line.state == "whole" and line.point and "distill" in line.steps]
+    other = line.point | {"numbers": 1 - line.point["numbers"]}
+    elsewhere = replace(found.bench, once=Once(), epoch_s=10.0)  # as after a restart
+    here = replace(elsewhere, once=found.bench.once)
+    untrained_s = bench_room.expected_s(here, other, line.rung)
+    assert bench_room.expected_s(elsewhere, other, line.rung) > 1.5 * untrained_s
+    numbers_alone_s = bench_room.expected_s(here, {"student": 0, "cut": 0, "numbers": 1}, line.rung)
+    assert numbers_alone_s == untrained_s  # nothing is trained for either
 
 
 def test_where_no_fold_can_be_made_the_answer_says_why(found):

@@ -74,6 +74,10 @@ class Once:
             raise self._made[key]
         return self._made[key]
 
+    def __contains__(self, key: Any) -> bool:
+        """Whether it was done, and what came of it is kept."""
+        return key in self._made
+
 
 def apply(
     steps: Sequence[Step],
@@ -200,9 +204,28 @@ def _network(
         assert subject.network is not None
         return subject.network, []
     model, reports = _network(steps[:-1], subject, evidence, once, trained)
-    key = ("network", trained, evidence.seed, write(steps))
-    folded, report = once(key, lambda: _fold_network(steps[-1], model, subject, evidence, trained))
+    folded, report = once(
+        _network_key(steps, evidence.seed, trained), lambda: _fold_network(steps[-1], model, subject, evidence, trained)
+    )
     return folded, [*reports, report]
+
+
+def _network_key(steps: Sequence[Step], seed: int, trained: bool) -> tuple[Any, ...]:
+    return ("network", trained, seed, write(steps))
+
+
+def not_made_yet(steps: Sequence[Step], seed: int, once: Once) -> tuple[Step, ...]:
+    """The folds of the network, trained, that ``once`` has not done: those before them cost nothing any more.
+
+    Example:
+        >>> from dimwise.fold._steps import parse
+        >>> [step.name for step in not_made_yet(parse("distill prune quantize"), 0, Once())]
+        ['distill', 'prune']
+    """
+    on_network = tuple(step for step in steps if step.name not in GRAPH_FOLDS)
+    lengths = range(len(on_network), 0, -1)
+    made = next((n for n in lengths if _network_key(on_network[:n], seed, True) in once), 0)
+    return on_network[made:]
 
 
 def _fold_network(

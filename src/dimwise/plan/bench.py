@@ -16,7 +16,7 @@ from dimwise.errors import ModelError, ParityError
 from dimwise.fold import GRAPH_FOLDS, Evidence
 from dimwise.fold._steps import Step, parse, write
 from dimwise.plan import propose, record
-from dimwise.plan.apply import ORIGINAL, Once, Subject, apply, tried
+from dimwise.plan.apply import ORIGINAL, Once, Subject, apply, not_made_yet, tried
 from dimwise.plan.budget import Budget, Target
 from dimwise.plan.keep import keep, parity_of
 from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened, told
@@ -255,18 +255,21 @@ def _measure(bench: Bench, made: Candidate) -> dict[str, float]:
 
 
 def expected_s(bench: Bench, point: Point, rung: int) -> float:
-    """Seconds that making a point takes: what its epochs cost, corrected by those that were made."""
-    pace = [
-        line.seconds / max(_plain_s(bench, line.point, line.rung), 1e-3)
-        for line in bench.lines
-        if line.state == "whole" and line.point and bench.space.n_epochs(line.point, line.rung)
-    ]
+    """Seconds that making a point takes: what its epochs cost, corrected by those that were made. What this process
+    has trained already, such as the network whose numbers alone are to be written otherwise, costs nothing."""
+    first: dict[tuple[int, int, int], Line] = {}
+    for line in bench.lines:  # later ones may have found their network trained
+        if line.state == "whole" and line.point and bench.space.n_epochs(line.point, line.rung):
+            first.setdefault((line.point["student"], line.point["cut"], line.rung), line)
+    pace = [line.seconds / _plain_s(bench, line.point, line.rung) for line in first.values()]
     factor = sorted(pace)[len(pace) // 2] if pace else 1.0
-    return 1.0 + factor * _plain_s(bench, point, rung)
+    steps = not_made_yet(bench.space.steps(point, rung), bench.question.evidence.seed, bench.once)
+    passes = sum(step.config.epochs for step in steps if step.name in bench.space.epochs)
+    return 1.0 + factor * _plain_s(bench, point, rung, passes)
 
 
-def _plain_s(bench: Bench, point: Point, rung: int) -> float:
-    passes = bench.space.n_epochs(point, rung)
+def _plain_s(bench: Bench, point: Point, rung: int, passes: int | None = None) -> float:
+    passes = bench.space.n_epochs(point, rung) if passes is None else passes
     return 1.0 + passes * bench.epoch_s * (0.5 + 0.5 * bench.space.operations(point))
 
 
