@@ -474,6 +474,20 @@ def test_other_numbers_of_a_network_that_is_trained_cost_no_training(found):
     assert numbers_alone_s == untrained_s  # nothing is trained for either
 
 
+def test_a_trained_network_that_keeps_the_score_is_proposed_with_other_numbers(found, monkeypatch):
+    """Optuna, which draws at random, need not hit on it."""
+    (line, *_) = [line for line in found.lines if line.state == "whole" and line.point and "distill" in line.steps]
+    other = line.point | {"numbers": 1 - line.point["numbers"]}
+    lines = [seen for seen in found.lines if not seen.point or key_of(seen.point) != key_of(other)]
+    bench = replace(found.bench, lines=lines)
+    monkeypatch.setattr(propose, "ask", lambda *_: (None, dict(line.point)))  # what is known already
+    monkeypatch.setattr(propose, "tell", lambda *_: None)
+    monkeypatch.setattr(promise, "worth", lambda *_, slack=0.0, **__: float(slack > 0))
+    monkeypatch.setattr(space.Space, "points", lambda _: [])  # nothing is left for when nothing was rated
+    guesses = predict.learn(bench.space, lines, 100)
+    assert promise.best_proposal(bench, guesses) == other
+
+
 def test_where_no_fold_can_be_made_the_answer_says_why(found):
     failed = record.Line("prune", 0, "failed", {"student": 0, "cut": 1, "numbers": 0}, reason="it cannot be traced.")
     only = [*(line for line in found.lines if not line.steps), failed]

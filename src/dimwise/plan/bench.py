@@ -274,9 +274,10 @@ def _plain_s(bench: Bench, point: Point, rung: int, passes: int | None = None) -
 
 
 def known_points(bench: Bench) -> set[tuple[int, int, int]]:
-    """Points that need not be built: those that were, other numbers of a network that cannot be made, and other cuts of
-    a student that cannot."""
-    known = {key_of(line.point) for line in bench.lines if line.point}
+    """Points that need not be built: the original, those that were, other numbers of a network that cannot be made, and
+    other cuts of a student that cannot."""
+    original = (0, 0, 0)
+    known = {original} | {key_of(line.point) for line in bench.lines if line.point}
     made = {key_of(line.point)[:2] for line in bench.lines if line.point and line.measured}
     plain = [line for line in bench.lines if line.state == "failed" and line.point and not line.point["numbers"]]
     failed = {key_of(line.point)[:2] for line in plain} - made

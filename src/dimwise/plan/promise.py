@@ -50,7 +50,8 @@ def _next_rung(bench: Bench, point: Point) -> int | None:
 
 
 def best_proposal(bench: Bench, guesses: Predictions) -> dict[str, int] | None:
-    """Of some proposals the one whose prediction is worth most; the others are told what is predicted of them."""
+    """Of some proposals, and of trained networks with other numbers, the one whose prediction is worth most; the
+    study is told what is predicted of its own."""
     known = known_points(bench)
     top = len(RUNGS) - 1
     rated = []
@@ -59,6 +60,7 @@ def best_proposal(bench: Bench, guesses: Predictions) -> dict[str, int] | None:
         propose.tell(bench.study, trial, _values(bench, point, guesses))
         if key_of(point) not in known:
             rated.append(point)
+    rated += [point for point in _rewritten(bench) if key_of(point) not in known]
     if not rated:  # Optuna draws what it knows again when little is left
         rated = [point for point in bench.space.points() if key_of(point) not in known]
     gains = []
@@ -70,6 +72,14 @@ def best_proposal(bench: Bench, guesses: Predictions) -> dict[str, int] | None:
     best = max(range(len(rated)), key=gains.__getitem__, default=None)
     least = LEAST_WORTH if any_meets(bench) else 0.0
     return rated[best] if best is not None and gains[best] > least else None
+
+
+def _rewritten(bench: Bench) -> list[dict[str, int]]:
+    """The networks that were trained and keep the score, with their numbers written in each of the other ways."""
+    budget, first = bench.question.budget, bench.first()
+    trained = [line for line in bench.lines if line.state == "whole" and line.point and "score" in line.measured]
+    good = [line for line in trained if first.measured["score"] - line.measured["score"] <= budget.drop]
+    return [{**line.point, "numbers": n} for line in good for n in range(len(bench.space.numbers))]
 
 
 def _values(bench: Bench, point: Point, guesses: Predictions) -> tuple[float, float, float]:
