@@ -80,8 +80,6 @@ def recorded(measured: dict[str, Any]) -> Record:
         f"({100 * statistics.fmean(started):.1f} % from the same start without the teacher)",
         mean >= ASKED_POINTS,
     )
-    mean_of = {"taught": taught, "started alike and not taught": started, "alone": alone}
-    record.notes.append(", ".join(f"{100 * statistics.fmean(v):.1f} % {name}" for name, v in mean_of.items()))
     record.notes.append("Equal time: alone it takes as many epochs more as its steps are shorter (step_ratio).")
     return record
 

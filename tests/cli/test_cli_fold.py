@@ -13,6 +13,8 @@ import pytest
 
 from dimwise import cli
 from dimwise.plan import answer, bench, replay, space
+from dimwise.train import Interrupted
+from dimwise.train.job import Job
 
 TINY = [
     *("--set", "model.name=mlp", "--set", "model.width=0.5", "--set", "train.precision=fp32"),
@@ -170,6 +172,27 @@ def test_a_network_of_ones_own_is_taken_as_it_is_or_trained(place: Path) -> None
     longer = dimwise(*words, "--set", "train.epochs=2", "--train", "--out", "longer")
     assert longer.code == 0, longer.err
     assert len(list(searched.glob("training-*"))) == 2
+
+
+def test_a_training_before_the_search_that_was_stopped_goes_on(place: Path, monkeypatch) -> None:
+    (place / "own_net_to_stop.py").write_text(
+        "from torch import nn\n"
+        "def net(input_shape, n_outputs):\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(64, n_outputs))\n"
+    )
+    words = ["fold", "own_net_to_stop:net", "--recipe", "digits", *TINY, "--apply", "quantize", "--train"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Job, "run", _stopped)
+        done = dimwise(*words)
+    assert (done.code, done.err.strip()) == (
+        130,
+        "dimwise: stopped. The same command goes on where this one was stopped",
+    )
+    assert dimwise(*words).code == 0
+
+
+def _stopped(*_: object) -> None:
+    raise Interrupted("stopped")
 
 
 @pytest.mark.parametrize(

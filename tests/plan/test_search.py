@@ -482,7 +482,7 @@ def test_a_trained_network_that_keeps_the_score_is_proposed_with_other_numbers(f
     bench = replace(found.bench, lines=lines)
     monkeypatch.setattr(propose, "ask", lambda *_: (None, dict(line.point)))  # what is known already
     monkeypatch.setattr(propose, "tell", lambda *_: None)
-    monkeypatch.setattr(promise, "worth", lambda *_, slack=0.0, **__: float(slack > 0))
+    monkeypatch.setattr(promise, "worth", lambda *_, **__: 1.0)
     monkeypatch.setattr(space.Space, "points", lambda _: [])  # nothing is left for when nothing was rated
     guesses = predict.learn(bench.space, lines, 100)
     assert promise.best_proposal(bench, guesses) == other

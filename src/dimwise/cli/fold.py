@@ -13,6 +13,7 @@ from dimwise.cli._typer import RUNS, DataDir, Json, ModelName, Quiet, RunsDir, S
 from dimwise.errors import UserError
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_GOES_ON = "The same command goes on where this one was stopped"
 
 
 def fold(
@@ -36,7 +37,7 @@ def fold(
     ] = None,
     settings: Settings = None,
     train: Annotated[
-        bool, typer.Option("--train", help="Train what FUNCTION returns first; kept beside the search.")
+        bool, typer.Option("--train", help="Train what FUNCTION returns first, once: it is kept.")
     ] = False,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="DIR", help="Where the search is kept. Default: in the run.")
@@ -73,6 +74,7 @@ def fold(
     from dimwise.plan import budget as budgets
     from dimwise.plan.bench import Question
     from dimwise.progress import SILENT, Terminal
+    from dimwise.train import Interrupted
 
     limits, target = budgets.parse(budget)
     seconds = duration_s(time)
@@ -80,9 +82,12 @@ def fold(
         raise UserError("--set changes a recipe, and none is named", next_step="Name it with --recipe NAME.")
     told = chain.load(recipe, settings or ()) if recipe is not None else None
     progress = SILENT if quiet else Terminal()
-    opened = open_subject(
-        subject, runs_dir=runs_dir, recipe=told, data_dir=data_dir, model=model, train=train, progress=progress
-    )
+    try:
+        opened = open_subject(
+            subject, runs_dir=runs_dir, recipe=told, data_dir=data_dir, model=model, train=train, progress=progress
+        )
+    except Interrupted as stop:  # in the training of --train
+        raise KeyboardInterrupt(f"{stop}. {_GOES_ON}") from stop
     evidence = opened.evidence if seed is None else replace(opened.evidence, seed=seed)
     question = Question(
         opened.subject,
@@ -141,7 +146,7 @@ def _search(question: Any, name: str, price_per_hour: float, language: str, *, a
     if answered.failure is not None:
         _out.warn(answered.text)
     if found.ended == "interrupted":
-        raise KeyboardInterrupt("interrupted. The same command goes on where this one was stopped")
+        raise KeyboardInterrupt(f"interrupted. {_GOES_ON}")
     return answered.exit_code
 
 

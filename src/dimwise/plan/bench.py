@@ -261,23 +261,24 @@ def expected_s(bench: Bench, point: Point, rung: int) -> float:
     for line in bench.lines:  # later ones may have found their network trained
         if line.state == "whole" and line.point and bench.space.n_epochs(line.point, line.rung):
             first.setdefault((line.point["student"], line.point["cut"], line.rung), line)
-    pace = [line.seconds / _plain_s(bench, line.point, line.rung) for line in first.values()]
+    pace = [
+        line.seconds / _plain_s(bench, line.point, bench.space.n_epochs(line.point, line.rung))
+        for line in first.values()
+    ]
     factor = sorted(pace)[len(pace) // 2] if pace else 1.0
     steps = not_made_yet(bench.space.steps(point, rung), bench.question.evidence.seed, bench.once)
     passes = sum(step.config.epochs for step in steps if step.name in bench.space.epochs)
-    return 1.0 + factor * _plain_s(bench, point, rung, passes)
+    return 1.0 + factor * _plain_s(bench, point, passes)
 
 
-def _plain_s(bench: Bench, point: Point, rung: int, passes: int | None = None) -> float:
-    passes = bench.space.n_epochs(point, rung) if passes is None else passes
+def _plain_s(bench: Bench, point: Point, passes: int) -> float:
     return 1.0 + passes * bench.epoch_s * (0.5 + 0.5 * bench.space.operations(point))
 
 
 def known_points(bench: Bench) -> set[tuple[int, int, int]]:
     """Points that need not be built: the original, those that were, other numbers of a network that cannot be made, and
     other cuts of a student that cannot."""
-    original = (0, 0, 0)
-    known = {original} | {key_of(line.point) for line in bench.lines if line.point}
+    known = {(0, 0, 0)} | {key_of(line.point) for line in bench.lines if line.point}
     made = {key_of(line.point)[:2] for line in bench.lines if line.point and line.measured}
     plain = [line for line in bench.lines if line.state == "failed" and line.point and not line.point["numbers"]]
     failed = {key_of(line.point)[:2] for line in plain} - made

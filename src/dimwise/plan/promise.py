@@ -60,26 +60,25 @@ def best_proposal(bench: Bench, guesses: Predictions) -> dict[str, int] | None:
         propose.tell(bench.study, trial, _values(bench, point, guesses))
         if key_of(point) not in known:
             rated.append(point)
-    rated += [point for point in _rewritten(bench) if key_of(point) not in known]
+    rated += [point for key, point in _rewritten(bench).items() if key not in known]
     if not rated:  # Optuna draws what it knows again when little is left
         rated = [point for point in bench.space.points() if key_of(point) not in known]
     gains = []
     for point in rated:
         costs = {"latency_ms": guesses.latency_ms(point).value, "size_bytes": guesses.size_bytes(point).value}
-        gains.append(
-            worth(costs, guesses.loss(point, top), bench.lines, bench.question.budget, slack=0.1 if rated else 0.0)
-        )
+        gains.append(worth(costs, guesses.loss(point, top), bench.lines, bench.question.budget, slack=0.1))
     best = max(range(len(rated)), key=gains.__getitem__, default=None)
     least = LEAST_WORTH if any_meets(bench) else 0.0
     return rated[best] if best is not None and gains[best] > least else None
 
 
-def _rewritten(bench: Bench) -> list[dict[str, int]]:
+def _rewritten(bench: Bench) -> dict[tuple[int, int, int], dict[str, int]]:
     """The networks that were trained and keep the score, with their numbers written in each of the other ways."""
     budget, first = bench.question.budget, bench.first()
     trained = [line for line in bench.lines if line.state == "whole" and line.point and "score" in line.measured]
     good = [line for line in trained if first.measured["score"] - line.measured["score"] <= budget.drop]
-    return [{**line.point, "numbers": n} for line in good for n in range(len(bench.space.numbers))]
+    found = ({**line.point, "numbers": n} for line in good for n in range(len(bench.space.numbers)))
+    return {key_of(point): point for point in found}
 
 
 def _values(bench: Bench, point: Point, guesses: Predictions) -> tuple[float, float, float]:
