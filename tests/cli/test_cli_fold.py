@@ -93,9 +93,14 @@ def test_a_composition_is_replayed_and_its_artifact_kept() -> None:
     assert [report["fold"] for report in done.told["folds"]] == ["distill", "quantize"]
     artifact = done.told["artifact"]
     assert (Path(artifact) / "manifest.json").is_file()
-    alone = dimwise("fold", artifact, "--apply", "prune", "--recipe", "digits", "--set", "data.train_limit=400")
+    alone = dimwise("fold", artifact, "--apply", "prune", "--recipe", "digits", *TINY)
     assert alone.code == 2
     assert "prune changes a network, and only its graph is here" in alone.err
+    taught = dimwise("fold", artifact, "--apply", "distill(scale=0.1, epochs=1)", "--json", "--recipe", "digits", *TINY)
+    assert taught.code == 0, taught.err
+    assert "it can be rounded and can teach narrower mlp students" in " ".join(taught.err.split())
+    assert [report["fold"] for report in taught.told["folds"]] == ["distill"]
+    assert taught.told["made"]["params"] < taught.told["original"]["params"]
 
 
 def test_what_is_applied_is_judged_by_the_budget_that_is_named() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from dimwise.errors import ModelError
+from dimwise.errors import ModelError, UserError
 from dimwise.fold._steps import Step, parse
 from dimwise.measure import n_params
 from dimwise.models import build
@@ -92,6 +92,24 @@ def test_a_graph_alone_takes_the_graphs_folds_only(trained):
     )
     with pytest.raises(ModelError, match="prune changes a network, and only its graph is here"):
         apply(parse("prune quantize"), alone, trained.evidence)
+
+
+def test_a_graph_alone_teaches_a_student_that_is_named_or_built(trained):
+    graph = apply((), trained.subject, trained.evidence).proto
+    alone = Subject(None, proto=graph)
+    named = apply(
+        parse("distill(student=mlp, scale=0.25, epochs=1) prune(macs=0.5, epochs=0)"), alone, trained.evidence
+    )
+    assert [report.fold for report in named.reports] == ["distill", "prune"]
+    assert named.reports[0].score_before == pytest.approx(trained.evidence.score(trained.subject.network))
+    assert named.reports[1].cost_before == named.reports[0].cost_after
+    with pytest.raises(ModelError, match="distill changes a network, and only its graph is here"):
+        apply(parse("distill(scale=0.5)"), alone, trained.evidence)
+    built = Subject(None, proto=graph, student=lambda told, looks: build("mlp", looks.data.input_shape, 10, width=0.25))
+    shape = apply(parse("distill(scale=0.5)"), built, trained.evidence, trained=False)
+    assert shape.params == sum(p.numel() for p in build("mlp", (1, 8, 8), 10, width=0.25).parameters())
+    with pytest.raises(UserError, match="the teacher is an exported graph, which has no layers to make a smaller"):
+        apply(parse("distill(depth=0.5)"), built, trained.evidence)
 
 
 def test_pytorch_serves_the_network_and_no_folded_graph(trained):

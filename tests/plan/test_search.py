@@ -20,6 +20,7 @@ from dimwise import ship
 from dimwise.errors import MissingExtra, ModelError, ParityError, RunError, UserError
 from dimwise.fold._steps import parse
 from dimwise.measure import Latency
+from dimwise.models import build
 from dimwise.plan import answer as answering
 from dimwise.plan import bench as bench_room
 from dimwise.plan import on_target, predict, promise, propose, record, search, space
@@ -177,6 +178,22 @@ def test_a_graph_alone_is_searched_for_its_numbers(trained, tmp_path):
     told = Question(Subject(None, proto=graph), trained.evidence, Budget(drop=1.0), Target(), tmp_path, time_s=600)
     found = search.search(told)
     assert {line.steps for line in found.lines} == {"", "quantize"}
+
+
+def test_a_graph_alone_teaches_the_students_that_keep_no_part_of_it(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(space, "STUDENTS", ("", "distill(scale=0.5)", "distill(depth=0.5, scale=1.0, inherit=true)"))
+    graph = apply((), trained.subject, trained.evidence).proto
+
+    def student(told: Any, looks: Any) -> Any:
+        return build("mlp", looks.data.input_shape, looks.data.n_outputs, width=0.5 * told.scale)
+
+    told = Question(Subject(None, proto=graph, student=student), trained.evidence, Budget(drop=1.0), Target(), tmp_path)
+    bench = bench_room.begin(told)
+    assert bench.space.students == ("", "distill(scale=0.5)")
+    assert (bench.space.cuts, bench.epoch_s > 0) == (("",), True)
+    line = bench_room.train(bench, {"student": 1, "cut": 0, "numbers": 0}, 0)
+    assert line.state == "whole", line.reason
+    assert line.measured["size_bytes"] < bench.first().measured["size_bytes"]
 
 
 def test_two_that_search_together_see_each_others_lines(found, trained, tmp_path):

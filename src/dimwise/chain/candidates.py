@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -111,11 +112,10 @@ def settings(recipe: Recipe) -> dict[str, object]:
     return {f.name: getattr(recipe.fold, f.name) for f in fields(recipe.fold) if f.name in fold.FOLDS}
 
 
-def subject_of(network: nn.Module, recipe: Recipe, model_name: str | None) -> Subject:
-    """The trained network, and how its student is built: the recipe's own network, simply narrower."""
-    if model_name is not None:
-        return Subject(network, opset=recipe.ship.opset)
-    return Subject(network, student=partial(_narrower, recipe), opset=recipe.ship.opset)
+def subject_of(network: nn.Module | None, recipe: Recipe, model_name: str | None, *, proto: Any = None) -> Subject:
+    """The trained network or its graph, and how a student is built: the recipe's own network, simply narrower."""
+    student = partial(_narrower, recipe) if model_name is None else None
+    return Subject(network, proto=proto, student=student, opset=recipe.ship.opset)
 
 
 def evidence_of(recipe: Recipe, data: Data, task: Task, progress: Progress) -> Evidence:

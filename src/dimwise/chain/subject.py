@@ -168,11 +168,12 @@ def from_artifact(
             expected=f"the data of the recipe: {data.input_shape} and {len(data.labels)} labels",
             next_step="Name the recipe that it was made with: --recipe NAME.",
         )
-    progress.say(f"'{path.name}' is a graph without its network: it can be rounded, not pruned or distilled")
+    students = f"narrower {told.model.name} students" if model is None else "a student that is named"
+    progress.say(f"'{path.name}' is a graph without its network: it can be rounded and can teach {students}")
     task = get(data.task, label_smoothing=told.train.label_smoothing)
     return Opened(
         artifact.manifest.name,
-        Subject(None, proto=onnx.load(artifact.model_path), opset=told.ship.opset),
+        subject_of(None, told, model, proto=onnx.load(artifact.model_path)),
         evidence_of(told, data, task, progress),
         runs_dir / f"plan-{_slug(artifact.manifest.name)}",
         settings(told),

@@ -301,6 +301,16 @@ def strength(config: DistillConfig, kind: str) -> float:
     return config.strength or (2.0 if standardised else 1.0)
 
 
+def keeps_part(config: DistillConfig) -> bool:
+    """Whether the student is made of the teacher's blocks or weights, so that the teacher must be a network.
+
+    Example:
+        >>> keeps_part(DistillConfig(scale=0.5)), keeps_part(DistillConfig(depth=0.5))
+        (False, True)
+    """
+    return not config.student and (config.depth < 1 or config.inherit)
+
+
 def make_student(model: nn.Module, config: DistillConfig, evidence: Evidence) -> nn.Module:
     """The untrained student that a config asks for: of a named architecture, or a smaller copy of the teacher."""
     seed = derive(evidence.seed, "student")

@@ -18,7 +18,7 @@ from dimwise import fold, measure, ship
 from dimwise.errors import DimwiseError, ModelError, UserError, first_line
 from dimwise.fold import GRAPH_FOLDS, DistillConfig, Evidence, FoldReport, _onnx
 from dimwise.fold._steps import Step, write
-from dimwise.fold.distill import make_student
+from dimwise.fold.distill import keeps_part, make_student
 from dimwise.plan.budget import Target
 from dimwise.plan.on_target import Candidate, score_of, serving_clock
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
@@ -36,7 +36,8 @@ class Subject:
     proto: Any = None
     """onnx.ModelProto from raw inputs to scores, when there is no network."""
     student: Callable[[DistillConfig, Evidence], nn.Module] | None = None
-    """Builds the untrained student of a distillation without looking at ``network``; None: it is traced from it."""
+    """Builds the untrained student of a distillation without looking at ``network``; None: it is traced from it, or,
+    where there is only a graph, must be named in the distillation."""
     opset: int = 18
     """ONNX operator set of exported graphs."""
 
@@ -120,11 +121,12 @@ def apply(
         evidence = replace(evidence, score=lambda model: 1.0)  # nothing is looked at, and nothing seems lost
     on_network = tuple(step for step in steps if step.name not in GRAPH_FOLDS)
     on_graph = tuple(step for step in steps if step.name in GRAPH_FOLDS)
-    if on_network and subject.network is None:
+    if on_network and subject.network is None and not _brings_its_own(on_network, subject):
         raise ModelError(
             f"{on_network[0].name} changes a network, and only its graph is here",
-            expected="steps among: " + ", ".join(GRAPH_FOLDS),
-            next_step="Name the run that trained the network instead of its artifact.",
+            expected="steps among: " + ", ".join(GRAPH_FOLDS) + "; or first a distillation into a network",
+            next_step="Name the run that trained the network instead of its artifact, or a student: "
+            "distill(student=NAME), with whatever follows.",
         )
     if on_graph and target.runtime in NETWORK_RUNTIMES:
         raise ModelError(
@@ -198,11 +200,10 @@ def _must_export(subject: Subject, evidence: Evidence, once: Once) -> None:
 
 def _network(
     steps: Sequence[Step], subject: Subject, evidence: Evidence, once: Once, trained: bool
-) -> tuple[nn.Module, list[FoldReport]]:
-    """The network after these steps; each beginning is folded once."""
+) -> tuple[Any, list[FoldReport]]:
+    """The network after these steps; each beginning is folded once. Before any it may be a graph, which can teach."""
     if not steps:
-        assert subject.network is not None
-        return subject.network, []
+        return subject.network if subject.network is not None else subject.proto, []
     model, reports = _network(steps[:-1], subject, evidence, once, trained)
     folded, report = once(
         _network_key(steps, evidence.seed, trained), lambda: _fold_network(steps[-1], model, subject, evidence, trained)
@@ -229,12 +230,11 @@ def not_made_yet(steps: Sequence[Step], seed: int, once: Once) -> tuple[Step, ..
 
 
 def _fold_network(
-    step: Step, model: nn.Module, subject: Subject, evidence: Evidence, trained: bool
+    step: Step, model: Any, subject: Subject, evidence: Evidence, trained: bool
 ) -> tuple[nn.Module, FoldReport | None]:
     if step.name == "distill":
-        told = step.config  # what keeps part of the teacher is made from the teacher itself
-        own = subject.student is None or told.student or told.depth < 1 or told.inherit
-        ready = None if own or subject.student is None else subject.student(told, evidence)
+        own = subject.student is None or step.config.student or keeps_part(step.config)
+        ready = None if own or subject.student is None else subject.student(step.config, evidence)
         if not trained:
             return (ready if ready is not None else make_student(model, step.config, evidence)).eval(), None
         return fold.distill(model, step.config, evidence, student=ready)
@@ -257,7 +257,7 @@ def _exported(
 def _export(
     steps: Sequence[Step], subject: Subject, evidence: Evidence, once: Once, trained: bool, with_graph: bool
 ) -> Candidate:
-    if subject.network is None:
+    if subject.network is None and not steps:
         cost = _onnx.cost(subject.proto)
         return Candidate(ORIGINAL, subject.proto, int(cost["params"]), int(cost["macs"]), [], None)
     model, reports = _network(steps, subject, evidence, once, trained)

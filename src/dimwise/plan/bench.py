@@ -115,9 +115,10 @@ def begin(question: Question) -> Bench:
     record.begin(question.folder, about)
     epoch_s = seconds_per_epoch(subject, evidence)
     full = full_epochs(question.base, evidence.train.epochs, question.time_s, epoch_s)
-    network_folds = tuple(full) if subject.network is not None else ()
+    only_graph = subject.network is None
+    network_folds = tuple(full) if not only_graph else ("distill",) if subject.student is not None else ()
     numbers = [text for text in NUMBERS[1:] if target.runtime not in NETWORK_RUNTIMES or not _of_graph(text)]
-    space = space_of(numbers, question.base, full, network_folds=network_folds)
+    space = space_of(numbers, question.base, full, network_folds=network_folds, only_graph=only_graph)
     searched = record.fingerprint_of(repr(about).encode())
     bench = Bench(question, space, original, searched, [], once, epoch_s)
     began = time.monotonic()

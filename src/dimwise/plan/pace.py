@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from dimwise.fold import Evidence
+from dimwise.fold import DistillConfig, Evidence
 from dimwise.fold._steps import parse
 from dimwise.plan.apply import Subject
 from dimwise.plan.space import training_folds
@@ -17,11 +17,14 @@ from dimwise.train.optimizer import optimizer
 
 
 def seconds_per_epoch(subject: Subject, evidence: Evidence, *, n_steps: int = 3) -> float:
-    """How long one pass of training takes, from a few steps of a copy."""
-    if subject.network is None:
-        return 0.0
+    """How long one pass of training takes, from a few steps of a copy; of a graph's student, as wide as they get."""
+    network, student = copy.deepcopy(subject.network), subject.student
     try:
-        model = copy.deepcopy(subject.network).train()
+        if network is None:
+            if student is None:
+                return 0.0
+            network = student(DistillConfig(scale=1.0), evidence)
+        model = network.train()
         data, config = evidence.data, evidence.train
         rows = min(config.batch_size, len(data.train))
         x, y = data.normalise(data.train.inputs[:rows]), data.train.targets[:rows]

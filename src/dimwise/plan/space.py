@@ -13,6 +13,7 @@ from typing import Any
 
 from dimwise.fold import GRAPH_FOLDS
 from dimwise.fold._steps import Step, in_order, parse
+from dimwise.fold.distill import keeps_part
 
 STUDENTS = (
     "",
@@ -197,7 +198,12 @@ def training_folds() -> tuple[str, ...]:
 
 
 def space_of(
-    numbers: Sequence[str], base: Mapping[str, Any], epochs: Mapping[str, int], *, network_folds: Sequence[str]
+    numbers: Sequence[str],
+    base: Mapping[str, Any],
+    epochs: Mapping[str, int],
+    *,
+    network_folds: Sequence[str],
+    only_graph: bool = False,
 ) -> Space:
     """The choices that are left.
 
@@ -205,10 +211,14 @@ def space_of(
         numbers: folds of the graph that work on this subject, beside none.
         base: fold -> its settings.
         epochs: fold -> epochs of a full training.
-        network_folds: folds of the network that work; none for a graph without its network.
+        network_folds: folds of the network that work; for a graph without its network distill or none.
+        only_graph: leave out the students that keep part of a network.
     """
+    students = _working(STUDENTS, network_folds)
+    if only_graph:
+        students = tuple(text for text in students if not any(keeps_part(step.config) for step in parse(text)))
     return Space(
-        students=_working(STUDENTS, network_folds),
+        students=students,
         cuts=_working(CUTS, network_folds),
         numbers=("", *_working(numbers, (*GRAPH_FOLDS, *network_folds))),
         epochs=dict(epochs),
