@@ -287,8 +287,8 @@ def test_a_search_adds_its_best_to_the_listed_candidates(tmp_path, monkeypatch):
     settings += ["ship.parity_max_score_drop=1.0", "budget.drop=1.0", "budget.size_bytes=0", "budget.prefer=size"]
     result = chain.run(digits(settings), runs_dir=tmp_path)
     told = result.as_dict()
-    assert [s["name"] for s in told["stages"]] == ["trained", "onnx", 'quantize(mode="weights")']
-    assert told["chosen"] == 'quantize(mode="weights")'
+    assert [s["name"] for s in told["stages"]] == ["trained", "onnx", "quantize(weights)"]
+    assert told["chosen"] == "quantize(weights)"
     assert told["artifact"].endswith("artifacts/quantize-mode-weights")
     assert (result.run / "plan" / "onnxruntime-1-1" / "plan.jsonl").is_file()
     assert told["search"] == {"time_s": 60, "looked_at": 1, "whole": 1}

@@ -108,9 +108,7 @@ def test_what_is_applied_is_judged_by_the_budget_that_is_named() -> None:
     done = dimwise(*words, "--budget", "size<=1kB")
     assert done.code == 1
     assert "artifact: " in done.out
-    assert done.err.splitlines()[-1].startswith(
-        "dimwise: 'quantize(mode=\"weights\")' does not meet the budget: size is "
-    )
+    assert done.err.splitlines()[-1].startswith("dimwise: 'quantize(weights)' does not meet the budget: size is ")
     within = dimwise(*words, "--budget", "size<=1MB, drop<=100pt")
     assert (within.code, "budget" in within.err) == (0, False)
     assert dimwise(*words).code == 0

@@ -43,7 +43,9 @@ def test_a_word_of_a_fold_means_its_settings(name):
         ("prune( macs = 0.6 ,importance=l1)", 'prune(macs=0.6, importance="l1")'),
         ("quantize(skip=['a, b', \"c)\"], n_calibration=10)", 'quantize(n_calibration=10, skip=["a, b", "c)"])'),
         ("quantize(int8)", "quantize"),
-        ("quantize(dynamic)", 'quantize(mode="dynamic")'),
+        ("quantize(mode=dynamic)", "quantize(dynamic)"),
+        ("quantize(bits=4, mode=weights, block=64)", "quantize(int4, block=64)"),
+        ("quantize(weights) share(bits=4)", "quantize(weights) share(palette16)"),
         ("prune(teacher=false)", "prune(teacher=false)"),
     ],
 )

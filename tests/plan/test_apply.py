@@ -28,7 +28,7 @@ def test_a_composition_ends_as_its_folds_one_by_one(trained):
     by_hand, _ = fold.quantize(graph, steps[1].config, trained.evidence)
     assert made.proto.SerializeToString() == by_hand.SerializeToString()
     assert [report.fold for report in made.reports] == ["prune", "quantize"]
-    assert made.name == 'prune(macs=0.6, importance="l1", epochs=0) quantize(mode="weights")'
+    assert made.name == 'prune(macs=0.6, importance="l1", epochs=0) quantize(weights)'
     assert not made.exact
 
 

@@ -94,7 +94,7 @@ def parse(text: str, base: Mapping[str, Any] | None = None) -> tuple[Step, ...]:
 
 
 def write(steps: Sequence[Step], base: Mapping[str, Any] | None = None) -> str:
-    """The composition as text; :func:`parse` reads it back to equal steps.
+    """The composition as text, as short as it goes; :func:`parse` reads it back to equal steps.
 
     Args:
         steps: what :func:`parse` gave, or steps made by hand.
@@ -103,6 +103,8 @@ def write(steps: Sequence[Step], base: Mapping[str, Any] | None = None) -> str:
     Example:
         >>> write(parse("quantize( int8 )")), write(parse("prune(importance=l1,macs=0.4)+quantize"))
         ('quantize', 'prune(macs=0.4, importance="l1") quantize')
+        >>> write(parse('quantize(mode="weights", bits=4, block=64)'))
+        'quantize(int4, block=64)'
     """
     return " ".join(_text(step, (base or {}).get(step.name)) for step in steps)
 
@@ -119,12 +121,24 @@ def in_order(steps: Sequence[Step]) -> tuple[Step, ...]:
 
 def _text(step: Step, start: Any) -> str:
     start = start if start is not None else config_class(step.name)()
-    told = [
-        f"{field.name}={recipe.toml_value(getattr(step.config, field.name))}"
-        for field in fields(step.config)
-        if getattr(step.config, field.name) != getattr(start, field.name)
-    ]
+    names = [field.name for field in fields(step.config)]
+    differ = {name for name in names if getattr(step.config, name) != getattr(start, name)}
+    fitting = {
+        word: differ & set(tree)
+        for word, tree in _words(step.name).items()
+        if all(getattr(step.config, key) == value for key, value in tree.items())
+    }
+    word = max(fitting, key=lambda word: len(fitting[word]), default="")  # of equal ones the first
+    said = fitting.get(word, set())
+    told = [word] if said else []
+    told += [f"{name}={recipe.toml_value(getattr(step.config, name))}" for name in names if name in differ - said]
     return f"{step.name}({', '.join(told)})" if told else step.name
+
+
+def _words(name: str) -> Mapping[str, Mapping[str, Any]]:
+    """What bare words mean to a fold."""
+    found: Mapping[str, Mapping[str, Any]] = getattr(import_module(FOLDS[name].partition(":")[0]), "WORDS", {})
+    return found
 
 
 def _step(name: str, settings: str, base: Mapping[str, Any]) -> Step:
@@ -135,7 +149,7 @@ def _step(name: str, settings: str, base: Mapping[str, Any]) -> Step:
             expected="one of: " + ", ".join(FOLDS),
             next_step=nearest(name, FOLDS),
         )
-    words: Mapping[str, Mapping[str, Any]] = getattr(import_module(FOLDS[name].partition(":")[0]), "WORDS", {})
+    words = _words(name)
     start = base.get(name)
     if start is None:
         start = config_class(name)()
