@@ -12,9 +12,7 @@ from torch import nn
 
 from dimwise.data.sets import Split
 from dimwise.errors import DataError, MissingExtra, UserError
-from dimwise.fold._numbers.pt2e import quantize_pytorch
-
-PT2E = "dimwise.fold._numbers.pt2e"
+from dimwise.fold import quantize_pytorch
 
 
 def test_outputs_are_near_and_weights_are_int8(network, evidence, digits):

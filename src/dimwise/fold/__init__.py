@@ -13,6 +13,7 @@ from typing import Any
 from dimwise.errors import RecipeError, nearest
 from dimwise.fold._evidence import Evidence, FoldReport
 from dimwise.fold._gather import evidence
+from dimwise.fold._numbers.pt2e import quantize_pytorch
 
 # A verb has the name of its module. Importing a module sets its name in this package to the module, but only the
 # first time: loaded here and then rebound, ``fold.prune`` is the function whatever is imported later.
@@ -79,6 +80,7 @@ __all__ = [
     "prune",
     "qat",
     "quantize",
+    "quantize_pytorch",
     "reduce",
     "separable",
     "share",

@@ -14,7 +14,8 @@ outputs y with this layer alone quantized.
 Use when: the graph is served by ONNX Runtime (or OpenVINO, which reads the same QDQ form). ``static`` for
 convolutional networks on a processor with int8 instructions; ``dynamic`` (ranges found while serving, nothing
 to calibrate) for linear layers and LSTMs; ``weights`` when only the size must shrink: what runs is the float
-graph, at its speed. ``weights`` with 4 bits: large linear layers, which onnxruntime multiplies without unpacking.
+graph, at its speed. ``weights`` with 4 bits: large linear layers, which onnxruntime multiplies without unpacking. For
+``torch.compile`` there is the function ``quantize_pytorch``, which no composition takes.
 
 Cost: no training; two forward passes over the calibration inputs and some ms per layer. The file becomes 3 to 4
 times smaller (6 to 7 times by 4 bits). Repair, when the score falls: one scoring of the validation split per attempt,

@@ -3,7 +3,8 @@
 This is no fold of the table: what comes back can be run by this PyTorch on this kind of processor and nowhere else,
 it cannot be exported to ONNX, and compiling takes many seconds in each process. Uncompiled it is slower than float;
 compiled and frozen, a ResNet-20 was measured faster than the compiled float network at batch 1 on an AVX512-VNNI
-processor, and slower than in int8 on onnxruntime. To serve, use ``quantize``.
+processor, and slower than in int8 on onnxruntime. On one with AVX2 alone torch 2.13 cannot freeze it (it stops at
+``onednn.qconv_prepack``), and unfrozen it was slower than float. To serve, use ``quantize``.
 
 Source: the PT2E documentation of torchao 0.18, X86InductorQuantizer.
 """
