@@ -289,6 +289,6 @@ def test_a_search_adds_its_best_to_the_listed_candidates(tmp_path, monkeypatch):
     told = result.as_dict()
     assert [s["name"] for s in told["stages"]] == ["trained", "onnx", "quantize(weights)"]
     assert told["chosen"] == "quantize(weights)"
-    assert told["artifact"].endswith("artifacts/quantize-mode-weights")
+    assert told["artifact"].endswith("artifacts/quantize-weights")
     assert (result.run / "plan" / "onnxruntime-1-1" / "plan.jsonl").is_file()
     assert told["search"] == {"time_s": 60, "looked_at": 1, "whole": 1}

@@ -11,7 +11,7 @@ from torch import nn
 
 from dimwise import chain, ship
 from dimwise.chain.named import both, named
-from dimwise.errors import ArtifactError, ModelError, UserError
+from dimwise.errors import ArtifactError, ModelError, RunError, UserError
 from dimwise.train import predict_outputs
 
 
@@ -54,6 +54,37 @@ def test_stages_artifacts_and_files_are_graphs(runs: Path) -> None:
         ArtifactError, match=r"keeps no artifact of the stage 'prun'; expected one of: prune.*mean 'pru"
     ):
         named("last:prun", runs_dir=runs)
+
+
+def test_a_composition_is_a_stage_though_no_folder_has_brackets(runs: Path) -> None:
+    (run,) = runs.iterdir()
+    graph = named("last", runs_dir=runs).exported()
+    place = run / "artifacts" / "prune-macs-0.5-quantize"
+    ship.save(graph, place, labels=tuple("0123456789"), reading={}, task="classification", name="p")
+    (run / "result.json").write_text('{"chosen": "prune(macs=0.5) quantize"}')
+    for word in ("last:prune(macs=0.5) quantize", "last:chosen"):
+        assert named(word, runs_dir=runs).is_graph
+
+
+def test_what_a_runs_files_name_is_not_called(runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_spy_for_named.py").write_text(
+        "from dimwise.models import build\nopen('called', 'w').close()\n"
+        "def same():\n    return build('small_cnn', (1, 8, 8), 10, width=0.25)\n"
+    )
+    (run,) = runs.iterdir()
+    told = run / "environment.json"
+    before = told.read_text("utf-8")
+    told.write_text('{"model": "my_spy_for_named:same"}')
+    try:
+        with pytest.raises(
+            RunError, match=r"trained the network 'my_spy_for_named:same'.*--model my_spy_for_named:same"
+        ):
+            named("last", runs_dir=runs)
+        assert not Path("called").exists()
+        assert not named("last", runs_dir=runs, model="my_spy_for_named:same").is_graph
+    finally:
+        told.write_text(before)
 
 
 def test_tables_and_ones_own_networks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

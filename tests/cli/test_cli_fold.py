@@ -109,6 +109,8 @@ def test_what_is_applied_is_judged_by_the_budget_that_is_named() -> None:
     assert done.code == 1
     assert "artifact: " in done.out
     assert done.err.splitlines()[-1].startswith("dimwise: 'quantize(weights)' does not meet the budget: size is ")
+    as_usual = dimwise("fold", "last", "--apply", "prune(macs=0.1, epochs=0)", "--budget", "drop<=0.5pt")
+    assert as_usual.code == 1  # the usual limit, but it was named
     within = dimwise(*words, "--budget", "size<=1MB, drop<=100pt")
     assert (within.code, "budget" in within.err) == (0, False)
     assert dimwise(*words).code == 0
@@ -213,6 +215,11 @@ def _stopped(*_: object) -> None:
             ["last", "--apply", "quantize", "--budget", "runtime=pytorch"],
             "quantize makes a graph that pytorch does not",
         ),
+        (["last", "--language", "fr"], "fr"),
+        (["last", "--apply", "quantize", "--price-per-hour", "2"], "--price-per-hour is for a search, and --apply"),
+        (["last", "--apply", "quantize", "--recipe", "digits"], "is a run, which brings its own recipe"),
+        (["last", "--apply", "quantize", "--train"], "is a run, and --train is for what a function returns"),
+        (["a:b", "--model", "c:d", "--recipe", "digits"], "'a:b' is a network, and --model c:d names another"),
         (["nowhere:net", "--recipe", "digits"], "there is no module 'nowhere'"),
         (["nowhere:net"], "'nowhere:net' brings no data; expected --recipe NAME"),
     ],

@@ -55,6 +55,16 @@ def test_reading_and_writing(text, again):
     assert parse(again) == steps
 
 
+def test_a_word_holds_whatever_the_base_says():
+    base = {"quantize": fold.QuantizeConfig(mode="weights", bits=4), "cast": fold.CastConfig(dtype="bf16")}
+    eight, half = parse("quantize(int8) cast(fp16)", base)
+    assert (eight.config.bits, half.config.dtype) == (8, "fp16")
+    for word in ("static", "dynamic", "weights"):
+        (step,) = parse(f"quantize({word})", base)
+        assert (step.config.mode, step.config.bits) == (word, 8)
+        assert parse(write([step], base), base) == (step,)
+
+
 def test_settings_start_from_a_base():
     base = {"prune": fold.PruneConfig(macs=0.3, importance="l1")}
     (step,) = parse("prune(epochs=2)", base)
@@ -71,6 +81,8 @@ def test_the_sensible_order():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("share quantize", r"'share quantize': quantize cannot follow share, which.*Write: quantize share"),
+        ("cast(bf16) quantize", r"quantize cannot follow cast.*Write: quantize cast\(bf16\)"),
         ("prunee", r"unknown fold 'prunee'; expected one of: cast.*did you mean 'prune'"),
         ("prune(mac=1)", r"prune\(mac=1\): unknown key 'mac'; expected one of: macs,.*did you mean 'macs'"),
         ("prune(macs=2)", r"macs = 2 is not valid; expected less than or equal to 1"),

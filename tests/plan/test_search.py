@@ -11,6 +11,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from dimwise import ship
 from dimwise.errors import MissingExtra, ModelError, ParityError, RunError, UserError
-from dimwise.fold._steps import parse
+from dimwise.fold._steps import parse, write
 from dimwise.measure import Latency
 from dimwise.models import build
 from dimwise.plan import answer as answering
@@ -213,14 +214,19 @@ def test_what_another_process_is_at_is_left_to_it(found, trained, tmp_path):
     bench = bench_room.begin(question(trained, tmp_path))
     shape = next(line for line in found.lines if line.state == "shape" and line.point)
     record.add(tmp_path, shape)
-    begun = replace(shape, state="begun", rung=0, process=os.getppid())
+
+    def at(rung: int, **changes: Any) -> record.Line:
+        steps = write(bench.space.steps(shape.point, rung), bench.space.base)
+        return replace(shape, steps=steps, rung=rung, **changes)
+
+    begun = at(0, state="begun", process=os.getppid())
     states = {}
     for name, lines in (
         ("alone", []),
         ("at it", [begun]),
-        ("done", [begun, replace(shape, state="whole", rung=0)]),
-        ("died", [replace(begun, rung=1, process=2**22 + 1)]),
-        ("mine", [replace(begun, rung=2, process=os.getpid())]),
+        ("done", [begun, at(0, state="whole")]),
+        ("died", [at(1, state="begun", process=2**22 + 1)]),
+        ("mine", [at(2, state="begun", process=os.getpid())]),
     ):
         for line in lines:
             record.add(tmp_path, line)
@@ -528,6 +534,47 @@ def test_memory_that_could_not_be_measured_meets_no_limit(found):
     made = replace(found.bench.original, peak_memory_bytes=None)
     assert "memory" in excess(made, 0.0, Budget(memory_bytes=10**9))
     assert not excess(made, 0.0, Budget())
+
+
+def test_memory_that_is_asked_for_later_is_measured_or_looked_at_again(trained, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench_room, "peak_memory_on", lambda graph, *_, **__: 5 * graph.stat().st_size)
+    first = bench_room.begin(question(trained, tmp_path))
+    kept = bench_room.look(first, {"student": 0, "cut": 0, "numbers": 1})
+    shape = bench_room.look(first, {"student": 1, "cut": 0, "numbers": 0})
+    assert kept is not None
+    assert shape is not None
+    assert (tmp_path / "artifacts" / kept.name).is_dir()
+    lines = [replace(line, time="2020-01-01 00:00:00") for line in record.read(tmp_path)]
+    (tmp_path / record.FILE).unlink()
+    for line in lines:
+        record.add(tmp_path, line)
+    later = bench_room.begin(question(trained, tmp_path, budget=Budget(drop=1.0, memory_bytes=10**9)))
+    by_steps = {line.steps: line for line in later.lines}
+    assert set(by_steps) == {"", kept.steps}  # the shape has no file: it is looked at again
+    assert by_steps[kept.steps].measured["memory_bytes"] == 5 * kept.measured["size_bytes"]
+    monkeypatch.setattr(bench_room, "measure_memory", lambda *_: None)  # as where it cannot be had
+    assert bench_room.look(later, shape.point) is not None
+    bench_room.catch_up(later)
+    assert bench_room.look(later, shape.point) is None
+
+
+def test_a_storage_that_goes_away_leaves_the_search_alone(found, trained, monkeypatch):
+    def gone(*_: Any) -> Any:
+        raise ConnectionError("server closed the connection")
+
+    said: list[str] = []
+    told: Any = SimpleNamespace(say=said.append)
+    looks = replace(trained.evidence, progress=told)
+    bench = replace(found.bench, question=replace(found.bench.question, evidence=looks), study="a study", lines=[])
+    bench.lines.append(found.bench.first())
+    monkeypatch.setattr(propose, "ask", gone)
+    guesses = predict.learn(bench.space, bench.lines, 100)
+    assert promise.best_proposal(bench, guesses) in bench.space.points()
+    assert bench.study is None
+    assert said == [
+        "the search's storage cannot be reached any more (ConnectionError: server closed the connection); "
+        "this process goes on alone"
+    ]
 
 
 def test_where_pytorch_serves_no_fold_of_the_graph_is_proposed(trained, tmp_path):

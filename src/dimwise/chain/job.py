@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from dimwise.chain import candidates as folding
 from dimwise.chain import checked, facts, pictures, rates
 from dimwise.chain.candidates import sizes_within
 from dimwise.chain.recipe import Recipe
-from dimwise.chain.start import Clock, begin, build, read, recorded, reopen, whole
+from dimwise.chain.start import Clock, artifact_folder, begin, build, read, recorded, reopen, whole
 from dimwise.data import load as load_data
 from dimwise.data.sets import Data
 from dimwise.errors import DimwiseError, GateError, ModelError, RunError
@@ -228,7 +227,7 @@ def deliver(
     chosen: Candidate, recipe: Recipe, data: Data, task: Task, run_dir: Path
 ) -> tuple[Path, Parity, GateError | None]:
     """Write the artifact of the chosen candidate and prove, on the runtime and the test split, what it computes."""
-    place = run_dir / "artifacts" / re.sub(r"[^\w.+-]+", "-", chosen.name).strip("-")  # a composition has brackets
+    place = artifact_folder(run_dir, chosen.name)
     artifact = ship.save(
         chosen.proto,
         place,

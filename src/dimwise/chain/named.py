@@ -12,11 +12,8 @@ from torch import Tensor, nn
 
 from dimwise import models, ship
 from dimwise.chain import start
-from dimwise.chain.recipe import load
-from dimwise.data import load as load_data
 from dimwise.errors import ArtifactError, ModelError, RunError, nearest
 from dimwise.runs import folder
-from dimwise.train import checkpoint
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,7 @@ def named(
     data_dir: Path | None = None,
     input_shape: tuple[int, ...] | None = None,
     n_outputs: int | None = None,
+    model: str | None = None,
 ) -> Named:
     """What the word means; the first that fits.
 
@@ -67,6 +65,7 @@ def named(
         data_dir: where data sets lie; a run's trained network is built for its data.
         input_shape, n_outputs: for networks that no data speaks of; None takes those they were published with, and
             3×32×32 and 10 for one's own.
+        model: the user's own builder, for runs that trained one: what a run's files name is not called.
 
     Raises:
         UserError: when nothing fits, or what fits cannot be read.
@@ -76,7 +75,7 @@ def named(
         >>> found.is_graph, tuple(found.raw.shape)
         (False, (1, 1, 8, 8))
     """
-    found = _with_inputs(word, runs_dir, data_dir, input_shape, n_outputs)
+    found = _with_inputs(word, runs_dir, data_dir, input_shape, n_outputs, model)
     return found or _own(word, input_shape, n_outputs)
 
 
@@ -88,6 +87,7 @@ def both(
     data_dir: Path | None = None,
     input_shape: tuple[int, ...] | None = None,
     n_outputs: int | None = None,
+    model: str | None = None,
 ) -> tuple[Named, Named]:
     """Two words to compare: a network that no data speaks of takes the inputs of the other where that knows its own.
 
@@ -97,14 +97,19 @@ def both(
         >>> [tuple(one.raw.shape) for one in both("small_cnn", "lenet5", input_shape=(1, 32, 32))]
         [(1, 1, 32, 32), (1, 1, 32, 32)]
     """
-    found = {word: _with_inputs(word, runs_dir, data_dir, input_shape, n_outputs) for word in {a, b}}
+    found = {word: _with_inputs(word, runs_dir, data_dir, input_shape, n_outputs, model) for word in {a, b}}
     shape = input_shape or next((tuple(one.raw.shape[1:]) for one in found.values() if one), None)
     whole = {word: one or _own(word, shape, n_outputs) for word, one in found.items()}
     return whole[a], whole[b]
 
 
 def _with_inputs(
-    word: str, runs_dir: Path, data_dir: Path | None, input_shape: tuple[int, ...] | None, n_outputs: int | None
+    word: str,
+    runs_dir: Path,
+    data_dir: Path | None,
+    input_shape: tuple[int, ...] | None,
+    n_outputs: int | None,
+    model: str | None,
 ) -> Named | None:
     """What the word means where that says which inputs it takes; None for ``package.module:function``."""
     path = Path(word)
@@ -123,7 +128,9 @@ def _with_inputs(
         if not stage:
             raise _nothing(word, error) from None
         return None
-    return _stage(run, stage) if stage else _trained(run, data_dir)
+    if stage:
+        return _graph(f"{run.name}:{stage}", ship.read(start.artifact_of(run, stage)).model_path)
+    return _trained(run, data_dir, model)
 
 
 def _own(word: str, input_shape: tuple[int, ...] | None, n_outputs: int | None) -> Named:
@@ -144,26 +151,10 @@ def _graph(word: str, path: Path) -> Named:
     return Named(word, onnx.load_from_string(content), raw, nn.Identity())
 
 
-def _stage(run: Path, stage: str) -> Named:
-    if stage == "chosen":
-        stage = str(start.read(run / "result.json").get("chosen") or stage)
-    found = sorted(p.name for p in (run / "artifacts").glob("*") if (p / "manifest.json").is_file())
-    if stage not in found:
-        raise ArtifactError(
-            f"run '{run.name}' keeps no artifact of the stage {stage!r}",
-            expected="one of: " + ", ".join(found) if found else "a run that shipped something",
-            next_step=nearest(stage, found) or "Only what was shipped is kept; name the run alone for its network.",
-        )
-    return _graph(f"{run.name}:{stage}", ship.read(run / "artifacts" / stage).model_path)
-
-
-def _trained(run: Path, data_dir: Path | None) -> Named:
-    recipe = load(run / "recipe.toml")
-    kept = checkpoint.load(run / "checkpoints")
-    data = load_data(recipe.data, data_dir)
-    network = start.build(recipe, data, start.read(run / "environment.json").get("model"))
-    checkpoint.load_weights(network, kept.best)
-    return Named(run.name, network.cpu().eval(), data.test.inputs[:256].cpu(), data.normalise)
+def _trained(run: Path, data_dir: Path | None, model: str | None) -> Named:
+    own = start.read(run / "environment.json").get("model")
+    _, data, network = start.trained(run, model if own else None, data_dir=data_dir)
+    return Named(run.name, network.cpu(), data.test.inputs[:256].cpu(), data.normalise)
 
 
 def _fresh(word: str, network: nn.Module, shape: tuple[int, ...]) -> Named:

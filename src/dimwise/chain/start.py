@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +18,11 @@ from torch import nn
 from dimwise import measure, models
 from dimwise import recipe as machinery
 from dimwise.chain.recipe import Recipe, load
+from dimwise.data import load as load_data
 from dimwise.data.sets import Data
-from dimwise.errors import RunError, UserError
+from dimwise.errors import ArtifactError, RunError, UserError, nearest
 from dimwise.models.init import he_init_
+from dimwise.progress import SILENT, Progress
 from dimwise.runs import folder, metrics
 from dimwise.runs.atomic import write_json, write_text
 from dimwise.seeds import derive
@@ -130,6 +133,72 @@ def build(recipe: Recipe, data: Data, model: str | None) -> nn.Module:
         if recipe.train.init == "he":  # a user's own network may bring trained weights
             he_init_(network)
     return network
+
+
+def trained(
+    run: Path, model: str | None = None, *, data_dir: Path | None = None, progress: Progress = SILENT
+) -> tuple[Recipe, Data, nn.Module]:
+    """The network that a run trained, in evaluation mode, with its recipe and its data.
+
+    Args:
+        run: its folder.
+        model: the user's own builder, for a run that trained one: what its files name is not called.
+        data_dir: where data sets lie.
+        progress: where progress is shown.
+
+    Raises:
+        RunError: when the run trained nothing yet, or its network was the user's own and is not named again.
+    """
+    own = read(run / "environment.json").get("model")
+    if own and model is None:
+        raise RunError(
+            f"the run trained the network {own!r}, which its recipe may not name",
+            next_step=f"Say so again: --model {own}",
+        )
+    if not checkpoint.exists(run / "checkpoints"):
+        raise RunError(f"run '{run.name}' has no trained network", next_step=f"Train: dimwise run --resume {run.name}.")
+    recipe = load(run / "recipe.toml")
+    data = load_data(recipe.data, data_dir, progress=progress)
+    network = build(recipe, data, model)
+    checkpoint.load_weights(network, _kept(checkpoint.load(run / "checkpoints"), recipe))
+    return recipe, data, network.eval()
+
+
+def _kept(saved: checkpoint.Checkpoint, recipe: Recipe) -> dict[str, torch.Tensor]:
+    """The weights that the training ended with, see ``train.keep``."""
+    if recipe.train.keep == "best":
+        return saved.best
+    average = {k.removeprefix("average/"): v for k, v in saved.state.items() if k.startswith("average/")}
+    return average or saved.weights
+
+
+def artifact_folder(run: Path, stage: str) -> Path:
+    """Where a run keeps the artifact of a stage: a composition has brackets, which a folder's name has not.
+
+    Example:
+        >>> artifact_folder(Path("runs/a"), "prune(macs=0.5) quantize").name
+        'prune-macs-0.5-quantize'
+    """
+    return run / "artifacts" / re.sub(r"[^\w.+-]+", "-", stage).strip("-")
+
+
+def artifact_of(run: Path, stage: str) -> Path:
+    """The folder of the artifact that a run keeps of a stage; ``chosen`` is the one it chose.
+
+    Raises:
+        ArtifactError: when it keeps none of that stage.
+    """
+    if stage == "chosen":
+        stage = str(read(run / "result.json").get("chosen") or stage)
+    place = artifact_folder(run, stage)
+    found = sorted(p.name for p in (run / "artifacts").glob("*") if (p / "manifest.json").is_file())
+    if place.name not in found:
+        raise ArtifactError(
+            f"run '{run.name}' keeps no artifact of the stage {stage!r}",
+            expected="one of: " + ", ".join(found) if found else "a run that shipped something",
+            next_step=nearest(stage, found) or "Only what was shipped is kept; name the run alone for its network.",
+        )
+    return place
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from dimwise.chain.candidates import evidence_of, settings, subject_of
 from dimwise.chain.job import with_named_outputs
 from dimwise.chain.recipe import Recipe, load, recipes
-from dimwise.chain.start import build, read
+from dimwise.chain.start import artifact_of, build, trained
 from dimwise.data import Data
 from dimwise.data import load as load_data
 from dimwise.errors import ArtifactError, RunError, UserError
@@ -53,7 +54,8 @@ def open_subject(
     train: bool = False,
     progress: Progress = SILENT,
 ) -> Opened:
-    """What the user means: a run (path, name, id, ``last``), an artifact's folder, or ``package.module:function``.
+    """What the user means: a run (path, name, id, ``last``), an artifact (its folder, RUN:STAGE, ``last:chosen``), or
+    ``package.module:function``.
 
     Args:
         text: what was typed.
@@ -68,12 +70,23 @@ def open_subject(
         UserError: when the text is nothing of these, or data is missing; the message says what can be given.
         DimwiseError: whatever stands in the way of opening it.
     """
-    path = Path(text)
+    path, (key, _, stage) = Path(text), text.rpartition(":")
     if path.name == "model.onnx" and (path.parent / MANIFEST).is_file():
         path = path.parent
+    if key and not path.exists():
+        with suppress(RunError):
+            run = folder.find(runs_dir, key)
+            path = artifact_of(run, stage)
     if (path / MANIFEST).is_file():
+        _without_training(train, f"'{text}' is an artifact")
         return from_artifact(path, recipe=recipe, data_dir=data_dir, model=model, runs_dir=runs_dir, progress=progress)
     if re.fullmatch(r"[\w.]+:\w+", text) and not path.exists():
+        if model is not None:
+            raise UserError(
+                f"'{text}' is a network, and --model {model} names another",
+                expected="one of them",
+                next_step="Leave out --model, which is for runs that trained a network of your own.",
+            )
         return from_function(text, recipe, data_dir=data_dir, train=train, runs_dir=runs_dir, progress=progress)
     if path.suffix == ".onnx":
         what, expected, step = _no_artifact(path)
@@ -86,7 +99,23 @@ def open_subject(
             expected="a run (see: dimwise runs list), an artifact's folder, or package.module:function",
             next_step=error.next_step,
         ) from None
+    _without_training(train, f"'{run.name}' is a run")
+    if recipe is not None:
+        raise UserError(
+            f"'{run.name}' is a run, which brings its own recipe, and another one is named",
+            expected="data and training as they were",
+            next_step="Leave out --recipe and --set; other settings are another run.",
+        )
     return from_run(run, data_dir=data_dir, model=model, progress=progress)
+
+
+def _without_training(train: bool, what: str) -> None:
+    if train:
+        raise UserError(
+            f"{what}, and --train is for what a function returns",
+            expected="package.module:function",
+            next_step="Leave out --train: it is trained.",
+        )
 
 
 def _no_artifact(path: Path) -> tuple[str, str, str]:
@@ -108,34 +137,15 @@ def from_run(run: Path, *, data_dir: Path | None, model: str | None, progress: P
     Raises:
         RunError: when the run trained nothing yet, or its network was the user's own and is not named again.
     """
-    own = read(run / "environment.json").get("model")
-    if own and model is None:
-        raise RunError(
-            f"the run trained the network {own!r}, which its recipe may not name",
-            next_step=f"Say so again: --model {own}",
-        )
-    if not checkpoint.exists(run / "checkpoints"):
-        raise RunError(f"run '{run.name}' has no trained network", next_step=f"Train: dimwise run --resume {run.name}.")
-    recipe = load(run / "recipe.toml")
-    data = load_data(recipe.data, data_dir, progress=progress)
+    recipe, data, network = trained(run, model, data_dir=data_dir, progress=progress)
     task = get(data.task, label_smoothing=recipe.train.label_smoothing)
-    network = build(recipe, data, model)
-    checkpoint.load_weights(network, _kept(checkpoint.load(run / "checkpoints"), recipe))
     return Opened(
         run.name,
-        subject_of(network.eval(), recipe, model),
+        subject_of(network, recipe, model),
         evidence_of(recipe, data, task, progress),
         run / "plan",
         settings(recipe),
     )
-
-
-def _kept(saved: checkpoint.Checkpoint, recipe: Recipe) -> dict[str, Tensor]:
-    """The weights that the training ended with, see ``train.keep``."""
-    if recipe.train.keep == "best":
-        return saved.best
-    average = {k.removeprefix("average/"): v for k, v in saved.state.items() if k.startswith("average/")}
-    return average or saved.weights
 
 
 def from_artifact(
@@ -158,6 +168,11 @@ def from_artifact(
     if recipe is None and (run / "recipe.toml").is_file() and checkpoint.exists(run / "checkpoints"):
         progress.say(f"'{path.name}' lies in run {run.name}: its trained network is folded")
         return from_run(run, data_dir=data_dir, model=model, progress=progress)
+    if model is not None:
+        raise UserError(
+            f"'{path.name}' is a graph alone, for which --model {model} does nothing",
+            next_step="Leave it out; or fold that network itself, with --recipe NAME.",
+        )
     import onnx
 
     told = recipe or _recipe_of(artifact)
@@ -168,12 +183,12 @@ def from_artifact(
             expected=f"the data of the recipe: {data.input_shape} and {len(data.labels)} labels",
             next_step="Name the recipe that it was made with: --recipe NAME.",
         )
-    students = f"narrower {told.model.name} students" if model is None else "a student that is named"
+    students = f"narrower {told.model.name} students"
     progress.say(f"'{path.name}' is a graph without its network: it can be rounded and can teach {students}")
     task = get(data.task, label_smoothing=told.train.label_smoothing)
     return Opened(
         artifact.manifest.name,
-        subject_of(None, told, model, proto=onnx.load(artifact.model_path)),
+        subject_of(None, told, None, proto=onnx.load(artifact.model_path)),
         evidence_of(told, data, task, progress),
         runs_dir / f"plan-{_slug(artifact.manifest.name)}",
         settings(told),

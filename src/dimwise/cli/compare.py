@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from dimwise.cli import _out
-from dimwise.cli._typer import RUNS, DataDir, Json, RunsDir, single
+from dimwise.cli._typer import RUNS, DataDir, Json, ModelName, RunsDir, single
 from dimwise.errors import ModelError, UserError
 
 _WHAT = (
@@ -40,6 +40,7 @@ def compare(
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Save all of it as a page.")] = None,
     runs_dir: RunsDir = RUNS,
     data_dir: DataDir = None,
+    model: ModelName = None,
     as_json: Json = False,
 ) -> int:
     """Compare two models layer by layer: shapes, parameters, MACs, milliseconds, share of the whole.
@@ -57,7 +58,7 @@ def compare(
     from dimwise.ship import layer_table
 
     shape = _shape(input_text) if input_text is not None else None
-    given = both(a, b, runs_dir=runs_dir, data_dir=data_dir, input_shape=shape, n_outputs=outputs)
+    given = both(a, b, runs_dir=runs_dir, data_dir=data_dir, input_shape=shape, n_outputs=outputs, model=model)
     chosen = runtime or ("onnxruntime" if any(one.is_graph for one in given) else "pytorch")
     sides = [_side(one, chosen) for one in given]
     busy = measure.machine_is_busy()

@@ -75,9 +75,14 @@ def fold(
     from dimwise.plan.bench import Question
     from dimwise.progress import SILENT, Terminal
     from dimwise.train import Interrupted
+    from dimwise.view.strings import words
 
     limits, target = budgets.parse(budget)
     seconds = duration_s(time)
+    words(language)  # says now, not after the search, what it does not speak
+    if apply is not None and (storage or price_per_hour):
+        what = "--storage" if storage else "--price-per-hour"
+        raise UserError(f"{what} is for a search, and --apply does not search", next_step=f"Leave {what} out.")
     if settings and recipe is None:
         raise UserError("--set changes a recipe, and none is named", next_step="Name it with --recipe NAME.")
     told = chain.load(recipe, settings or ()) if recipe is not None else None
@@ -100,7 +105,7 @@ def fold(
         storage=storage,
     )
     if apply is not None:
-        return _replay(question, apply, judged=limits != budgets.Budget(), as_json=as_json, quiet=quiet)
+        return _replay(question, apply, judged=budgets.names_limit(budget), as_json=as_json, quiet=quiet)
     return _search(question, opened.name, price_per_hour, language, as_json=as_json, quiet=quiet)
 
 

@@ -70,8 +70,8 @@ def parse(text: str, base: Mapping[str, Any] | None = None) -> tuple[Step, ...]:
         base: fold -> the config that settings start from; default: the fold's own defaults.
 
     Raises:
-        RecipeError: for an unknown fold, key, word or value, for parentheses that do not match, and for a network's
-            fold after a graph's.
+        RecipeError: for an unknown fold, key, word or value, for parentheses that do not match, for a network's fold
+            after a graph's, and for int8 after weights that were shared or cast.
 
     Example:
         >>> steps = parse("prune(macs=0.4, importance=l1) quantize(int8)")
@@ -88,6 +88,12 @@ def parse(text: str, base: Mapping[str, Any] | None = None) -> tuple[Step, ...]:
             raise RecipeError(
                 f"{text!r}: {after.name} cannot follow {before.name}",
                 expected="folds of the network before those of the exported graph",
+                next_step=f"Write: {write(in_order(steps), base)}",
+            )
+        if after.name == "quantize" and before.name in ("share", "cast"):
+            raise RecipeError(
+                f"{text!r}: {after.name} cannot follow {before.name}, which it would undo",
+                expected="int8 first, then what makes the file smaller",
                 next_step=f"Write: {write(in_order(steps), base)}",
             )
     return steps

@@ -45,7 +45,7 @@ class CastConfig:
     """Compute in fp16 too, inputs and outputs in float32. Default: off; on CPUs it is slower than float32."""
 
 
-WORDS: dict[str, dict[str, Any]] = {"fp16": {}, "bf16": {"dtype": "bf16"}}
+WORDS: dict[str, dict[str, Any]] = {"fp16": {"dtype": "fp16"}, "bf16": {"dtype": "bf16"}}
 """What a bare word in a composition means, as in ``cast(bf16)``."""
 
 SMALLEST = 64

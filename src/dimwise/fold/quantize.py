@@ -113,11 +113,11 @@ class QuantizeConfig:
 
 
 WORDS: dict[str, dict[str, Any]] = {
-    "int8": {},
+    "int8": {"bits": 8},
     "int4": {"mode": "weights", "bits": 4},
-    "dynamic": {"mode": "dynamic"},
-    "weights": {"mode": "weights"},
-    "static": {"mode": "static"},
+    "dynamic": {"mode": "dynamic", "bits": 8},
+    "weights": {"mode": "weights", "bits": 8},
+    "static": {"mode": "static", "bits": 8},
 }
 """What a bare word in a composition means, as in ``quantize(int8)``."""
 

@@ -136,8 +136,9 @@ def apply(
     with_graph = target.runtime not in NETWORK_RUNTIMES
     if steps and with_graph and subject.network is not None and not _brings_its_own(steps, subject):
         _must_export(subject, evidence, once)
-    if any(_aims_at_latency(step) for step in on_network) and subject.network is not None:
-        clock = serving_clock(subject.network, evidence.data, target, opset=subject.opset)
+    if any(_aims_at_latency(step) for step in on_network):
+        original = subject.network if subject.network is not None else subject.proto
+        clock = serving_clock(original, evidence.data, target, opset=subject.opset)
         evidence = replace(evidence, latency=clock)
     made = _exported(on_network, subject, evidence, once, trained, with_graph)
     for n in range(1, len(on_graph) + 1):

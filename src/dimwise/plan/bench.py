@@ -19,7 +19,7 @@ from dimwise.plan import propose, record
 from dimwise.plan.apply import ORIGINAL, Once, Subject, apply, not_made_yet, tried
 from dimwise.plan.budget import Budget, Target
 from dimwise.plan.keep import keep, parity_of
-from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened, told
+from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, told
 from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.predict import Predictions
 from dimwise.plan.record import Line
@@ -27,6 +27,7 @@ from dimwise.plan.space import NUMBERS, RUNGS, Point, Space, key_of, space_of, u
 from dimwise.plan.worth import frontiers
 from dimwise.recipe import as_dict
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
+from dimwise.ship.runtimes.fresh import peak_memory_on
 
 BESIDE = "original_ms"
 """In a line's measurements: the latency of the original at that moment, in turns with which its own was taken."""
@@ -75,6 +76,7 @@ class Bench:
     kept: dict[str, Candidate] = field(default_factory=dict)
     """Name of a line -> its candidate, for those on the frontier that were made by this process."""
     started: float = field(default_factory=time.monotonic)
+    since: str = field(default_factory=lambda: time.strftime(record.TIME))
 
     @property
     def left_s(self) -> float:
@@ -112,19 +114,22 @@ def begin(question: Question) -> Bench:
     once = Once()
     original = _served(subject, evidence, target, once)
     original = opened(original, evidence.data, evidence.task, target)
-    record.begin(question.folder, about)
     epoch_s = seconds_per_epoch(subject, evidence)
     full = full_epochs(question.base, evidence.train.epochs, question.time_s, epoch_s)
     only_graph = subject.network is None
     network_folds = tuple(full) if not only_graph else ("distill",) if subject.student is not None else ()
     numbers = [text for text in NUMBERS[1:] if target.runtime not in NETWORK_RUNTIMES or not _of_graph(text)]
     space = space_of(numbers, question.base, full, network_folds=network_folds, only_graph=only_graph)
+    about["choices"] = record.fingerprint_of(repr((space.students, space.cuts, space.numbers)).encode())
+    record.begin(question.folder, about)
     searched = record.fingerprint_of(repr(about).encode())
     bench = Bench(question, space, original, searched, [], once, epoch_s)
     began = time.monotonic()
     latencies([original], evidence.data, target)
     assert original.latency is not None
     bench.original_ms.append(original.latency.p50_ms)
+    if question.budget.memory_bytes and target.runtime not in NETWORK_RUNTIMES:
+        _memory_too(bench)
     catch_up(bench)
     if not any(not line.steps and line.state == "whole" for line in bench.lines):
         if question.budget.memory_bytes:
@@ -260,12 +265,9 @@ def expected_s(bench: Bench, point: Point, rung: int) -> float:
     has trained already, such as the network whose numbers alone are to be written otherwise, costs nothing."""
     first: dict[tuple[int, int, int], Line] = {}
     for line in bench.lines:  # later ones may have found their network trained
-        if line.state == "whole" and line.point and bench.space.n_epochs(line.point, line.rung):
+        if line.state == "whole" and line.point and bench.space.passes(line.steps):
             first.setdefault((line.point["student"], line.point["cut"], line.rung), line)
-    pace = [
-        line.seconds / _plain_s(bench, line.point, bench.space.n_epochs(line.point, line.rung))
-        for line in first.values()
-    ]
+    pace = [line.seconds / _plain_s(bench, line.point, bench.space.passes(line.steps)) for line in first.values()]
     factor = sorted(pace)[len(pace) // 2] if pace else 1.0
     steps = not_made_yet(bench.space.steps(point, rung), bench.question.evidence.seed, bench.once)
     passes = sum(step.config.epochs for step in steps if step.name in bench.space.epochs)
@@ -324,13 +326,39 @@ def catch_up(bench: Bench) -> None:
         with suppress(Exception):
             found += propose.lines_of(bench.study)
     found = [line for line in found if line.seed == seed and understood(line.point, bench.space)]
-    unique = {(line.steps, line.state, line.rung): _today(bench, line) for line in found}
+    if bench.question.budget.memory_bytes:  # asked for later than they were measured: they are looked at again
+        told = {"memory_bytes"}
+        found = [line for line in found if not line.measured or told & set(line.measured) or line.time >= bench.since]
+    found = [_on_its_rung(bench, line) for line in found]
+    unique = {(line.steps, line.state, line.rung, tuple(line.point.values())): _today(bench, line) for line in found}
     done = {(line.steps, line.rung) for line in found if line.state in ("whole", "failed")}
     bench.lines[:] = [
         line
         for line in unique.values()
         if line.state != "begun" or ((line.steps, line.rung) not in done and record.under_way(line))
     ]
+
+
+def _on_its_rung(bench: Bench, line: Line) -> Line:
+    """A line of a sitting with other time: what it was trained is another rung of this one."""
+    if line.rung < 0 or not line.point or not bench.space.n_epochs(line.point, len(RUNGS) - 1):
+        return line
+    return replace(line, rung=bench.space.rung_of(line.point, bench.space.passes(line.steps)))
+
+
+def _memory_too(bench: Bench) -> None:
+    """Measure the memory of what earlier sittings kept, where this one asks for it."""
+    question, bar = bench.question, bench.question.evidence.progress
+    raw = batch_of(question.evidence.data, 1)[0].numpy()
+    lines = {line.name: line for line in record.read(question.folder) if line.state == "whole"}
+    for name, line in lines.items():
+        graph = question.folder / "artifacts" / name / "model.onnx"
+        if "memory_bytes" in line.measured or not graph.is_file():
+            continue
+        with bar.stage(f"memory of {line.steps}"):
+            taken = peak_memory_on(graph, question.target.runtime, raw, threads=question.target.threads)
+        if taken is not None:
+            record.add(question.folder, replace(line, measured={**line.measured, "memory_bytes": float(taken)}))
 
 
 def in_milliseconds(numbers: Mapping[str, float], factor: float) -> dict[str, float]:

@@ -116,6 +116,16 @@ def parse(text: str, budget: Budget | None = None, target: Target | None = None)
     return _with(budget, limits), _with(target, where)
 
 
+def names_limit(text: str) -> bool:
+    """Whether a line that :func:`parse` reads names any limit, be it the usual one.
+
+    Example:
+        >>> names_limit("drop<=0.5pt"), names_limit("threads=2, prefer=size")
+        (True, False)
+    """
+    return "<" in text or "≤" in text
+
+
 def write(budget: Budget, target: Target) -> str:
     """The line that :func:`parse` reads back.
 

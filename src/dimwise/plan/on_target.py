@@ -83,12 +83,12 @@ def servable(candidate: Candidate, data: Data, target: Target) -> Any:
 
 
 def serving_clock(
-    original: nn.Module, data: Data, target: Target, *, opset: int = 18, budget_s: float = 0.2
+    original: Any, data: Data, target: Target, *, opset: int = 18, budget_s: float = 0.2
 ) -> Callable[[nn.Module], float]:
     """How long networks take on the runtime that will serve, each in turns with the original.
 
     Args:
-        original: the yardstick; its first measurement fixes what a millisecond is.
+        original: the yardstick, a network or its graph; its first measurement fixes what a millisecond is.
         data: gives preprocessing and inputs.
         target: runtime, threads and batch.
         opset: of the graphs, where the runtime opens graphs.
@@ -98,7 +98,9 @@ def serving_clock(
         network -> ms; each call exports the network, which takes seconds.
     """
 
-    def opened(network: nn.Module) -> Any:
+    def opened(network: Any) -> Any:
+        if not isinstance(network, nn.Module):
+            return ship.open_runtime(network, target.runtime, threads=target.threads, batch=target.batch)
         served: Any = nn.Sequential(data.normalise, network)
         if target.runtime not in NETWORK_RUNTIMES:
             served = ship.graph(network, data.normalise, data.train.inputs[:1], opset=opset).SerializeToString()

@@ -18,13 +18,14 @@ from dimwise.train.optimizer import optimizer
 
 def seconds_per_epoch(subject: Subject, evidence: Evidence, *, n_steps: int = 3) -> float:
     """How long one pass of training takes, from a few steps of a copy; of a graph's student, as wide as they get."""
-    network, student = copy.deepcopy(subject.network), subject.student
+    if subject.network is None and subject.student is None:
+        return 0.0
     try:
-        if network is None:
-            if student is None:
-                return 0.0
-            network = student(DistillConfig(scale=1.0), evidence)
-        model = network.train()
+        model = copy.deepcopy(subject.network)
+        if model is None:
+            assert subject.student is not None
+            model = subject.student(DistillConfig(scale=1.0), evidence)
+        model.train()
         data, config = evidence.data, evidence.train
         rows = min(config.batch_size, len(data.train))
         x, y = data.normalise(data.train.inputs[:rows]), data.train.targets[:rows]

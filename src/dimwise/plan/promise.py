@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dimwise.errors import first_line
 from dimwise.plan import propose
 from dimwise.plan.bench import Bench, expected_s, known_points
 from dimwise.plan.predict import Predictions
@@ -55,13 +56,19 @@ def best_proposal(bench: Bench, guesses: Predictions) -> dict[str, int] | None:
     known = known_points(bench)
     top = len(RUNGS) - 1
     rated = []
-    for _ in range(N_ASKED):
-        trial, point = propose.ask(bench.study, bench.space)
-        propose.tell(bench.study, trial, _values(bench, point, guesses))
+    for _ in range(N_ASKED if bench.study is not None else 0):
+        try:
+            trial, point = propose.ask(bench.study, bench.space)
+            propose.tell(bench.study, trial, _values(bench, point, guesses))
+        except Exception as error:  # noqa: BLE001  (a database that is shared may go away, and raises anything then)
+            told = f"the search's storage cannot be reached any more ({first_line(error)}); this process goes on alone"
+            bench.question.evidence.progress.say(told)
+            bench.study = None
+            break
         if key_of(point) not in known:
             rated.append(point)
     rated += [point for key, point in _rewritten(bench).items() if key not in known]
-    if not rated:  # Optuna draws what it knows again when little is left
+    if not rated or bench.study is None:  # Optuna draws what it knows again when little is left
         rated = [point for point in bench.space.points() if key_of(point) not in known]
     gains = []
     for point in rated:

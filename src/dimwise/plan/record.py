@@ -22,6 +22,9 @@ from dimwise.runs.atomic import finite, run_error, write_json
 FILE = "plan.jsonl"
 ABOUT = "plan.json"
 
+TIME = "%Y-%m-%d %H:%M:%S"
+"""How lines tell when they were written."""
+
 State = Literal["begun", "shape", "whole", "failed"]
 
 _LATE_S = 120.0
@@ -52,7 +55,7 @@ class Line:
     reason: str = ""
     """Why it was tried no further, or failed."""
     host: str = field(default_factory=socket.gethostname)
-    time: str = field(default_factory=lambda: time.strftime("%Y-%m-%d %H:%M:%S"))
+    time: str = field(default_factory=lambda: time.strftime(TIME))
     process: int = 0
     """Of what is begun: who is at it."""
 
@@ -81,7 +84,7 @@ def under_way(line: Line) -> bool:
     if line.host == socket.gethostname():
         return line.process != os.getpid() and _lives(line.process)
     try:
-        since_s = time.time() - time.mktime(time.strptime(line.time, "%Y-%m-%d %H:%M:%S"))
+        since_s = time.time() - time.mktime(time.strptime(line.time, TIME))
     except ValueError:
         return False
     return since_s < 3 * line.seconds + _LATE_S

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -52,6 +52,7 @@ NUMBERS = (
     "share(palette16)",
     "quantize share(palette16)",
     "qat quantize",
+    "quantize(static)",
 )
 """What is done to its numbers; what fails on the subject itself is not tried again."""
 FIRST = (
@@ -84,6 +85,7 @@ class Space:
     """Fold -> epochs of a full training, such as {"distill": 60, "prune": 5}."""
     base: Mapping[str, Any]
     """Fold -> the config that its settings start from."""
+    _passes: dict[str, int] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -139,6 +141,18 @@ class Space:
 
     def _n_epochs(self, step: Step, rung: int) -> int:
         return max(1, round(self.epochs[step.name] * RUNGS[rung])) if step.name in self.epochs else 0
+
+    def passes(self, text: str) -> int:
+        """Passes over the training data that a composition costs."""
+        if text not in self._passes:  # a search asks thousands of times
+            steps = parse(text, self.base)
+            self._passes[text] = sum(step.config.epochs for step in steps if step.name in self.epochs)
+        return self._passes[text]
+
+    def rung_of(self, point: Point, passes: int) -> int:
+        """The highest rung of a point whose training is no longer than so many passes, else the lowest: a search that
+        goes on with more time trains longer at each rung."""
+        return max((rung for rung in self.rungs(point) if self.n_epochs(point, rung) <= passes), default=0)
 
     def n_epochs(self, point: Point, rung: int) -> int:
         """Passes over the training data that a point costs at a rung; 0 when nothing is trained."""
@@ -216,11 +230,12 @@ def space_of(
     """
     students = _working(STUDENTS, network_folds)
     if only_graph:
-        students = tuple(text for text in students if not any(keeps_part(step.config) for step in parse(text)))
+        told = {text: [step.config for step in parse(text, base)] for text in students}
+        students = tuple(text for text, configs in told.items() if not any(keeps_part(c) or c.hints for c in configs))
     return Space(
-        students=students,
-        cuts=_working(CUTS, network_folds),
-        numbers=("", *_working(numbers, (*GRAPH_FOLDS, *network_folds))),
+        students=_different(students, base),
+        cuts=_different(_working(CUTS, network_folds), base),
+        numbers=_different(("", *_working(numbers, (*GRAPH_FOLDS, *network_folds))), base),
         epochs=dict(epochs),
         base=dict(base),
     )
@@ -228,6 +243,11 @@ def space_of(
 
 def _working(texts: Sequence[str], folds: Sequence[str]) -> tuple[str, ...]:
     return tuple(text for text in texts if all(step.name in folds for step in parse(text)))
+
+
+def _different(texts: Sequence[str], base: Mapping[str, Any]) -> tuple[str, ...]:
+    """Without those that the settings make the same as an earlier one."""
+    return tuple({parse(text, base): text for text in reversed(texts)}.values())[::-1]
 
 
 def key_of(point: Point) -> tuple[int, int, int]:
