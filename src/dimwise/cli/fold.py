@@ -21,7 +21,7 @@ def fold(
         str,
         typer.Argument(
             metavar="RUN|ARTIFACT|PACKAGE.MODULE:FUNCTION",
-            help="A run (path, name, short id, 'last'), an artifact's folder, or what returns your network.",
+            help="A run (path, name, id, 'last'), an artifact's folder or RUN:STAGE, or what returns your network.",
         ),
     ],
     budget: Annotated[

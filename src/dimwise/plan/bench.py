@@ -77,6 +77,7 @@ class Bench:
     """Name of a line -> its candidate, for those on the frontier that were made by this process."""
     started: float = field(default_factory=time.monotonic)
     since: str = field(default_factory=lambda: time.strftime(record.TIME))
+    """When this sitting began, as lines tell it."""
 
     @property
     def left_s(self) -> float:
@@ -327,8 +328,7 @@ def catch_up(bench: Bench) -> None:
             found += propose.lines_of(bench.study)
     found = [line for line in found if line.seed == seed and understood(line.point, bench.space)]
     if bench.question.budget.memory_bytes:  # asked for later than they were measured: they are looked at again
-        told = {"memory_bytes"}
-        found = [line for line in found if not line.measured or told & set(line.measured) or line.time >= bench.since]
+        found = [line for line in found if _has_memory(line) or line.time >= bench.since]
     found = [_on_its_rung(bench, line) for line in found]
     unique = {(line.steps, line.state, line.rung, tuple(line.point.values())): _today(bench, line) for line in found}
     done = {(line.steps, line.rung) for line in found if line.state in ("whole", "failed")}
@@ -346,6 +346,11 @@ def _on_its_rung(bench: Bench, line: Line) -> Line:
     return replace(line, rung=bench.space.rung_of(line.point, bench.space.passes(line.steps)))
 
 
+def _has_memory(line: Line) -> bool:
+    """Whether memory was measured, of what was measured at all."""
+    return not line.measured or "memory_bytes" in line.measured
+
+
 def _memory_too(bench: Bench) -> None:
     """Measure the memory of what earlier sittings kept, where this one asks for it."""
     question, bar = bench.question, bench.question.evidence.progress
@@ -353,7 +358,7 @@ def _memory_too(bench: Bench) -> None:
     lines = {line.name: line for line in record.read(question.folder) if line.state == "whole"}
     for name, line in lines.items():
         graph = question.folder / "artifacts" / name / "model.onnx"
-        if "memory_bytes" in line.measured or not graph.is_file():
+        if _has_memory(line) or not graph.is_file():
             continue
         with bar.stage(f"memory of {line.steps}"):
             taken = peak_memory_on(graph, question.target.runtime, raw, threads=question.target.threads)
