@@ -84,7 +84,10 @@ def fold(
         what = "--storage" if storage else "--price-per-hour"
         raise UserError(f"{what} is for a search, and --apply does not search", next_step=f"Leave {what} out.")
     if settings and recipe is None:
-        raise UserError("--set changes a recipe, and none is named", next_step="Name it with --recipe NAME.")
+        raise UserError(
+            "--set changes a recipe, and none is named",
+            next_step="Name it with --recipe NAME; a run brings its own, with its settings.",
+        )
     told = chain.load(recipe, settings or ()) if recipe is not None else None
     progress = SILENT if quiet else Terminal()
     try:
