@@ -109,7 +109,7 @@ def test_what_is_applied_is_judged_by_the_budget_that_is_named() -> None:
     assert done.code == 1
     assert "artifact: " in done.out
     assert done.err.splitlines()[-1].startswith("dimwise: 'quantize(weights)' does not meet the budget: size is ")
-    as_usual = dimwise("fold", "last", "--apply", "prune(macs=0.1, epochs=0)", "--budget", "drop<=0.5pt")
+    as_usual = dimwise("fold", "last", "--apply", "prune(macs=0.2, epochs=0)", "--budget", "drop<=0.5pt")
     assert as_usual.code == 1  # the usual limit, but it was named
     within = dimwise(*words, "--budget", "size<=1MB, drop<=100pt")
     assert (within.code, "budget" in within.err) == (0, False)
