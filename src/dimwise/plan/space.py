@@ -247,7 +247,10 @@ def _working(texts: Sequence[str], folds: Sequence[str]) -> tuple[str, ...]:
 
 def _different(texts: Sequence[str], base: Mapping[str, Any]) -> tuple[str, ...]:
     """Without those that the settings make the same as an earlier one."""
-    return tuple({parse(text, base): text for text in reversed(texts)}.values())[::-1]
+    first: dict[tuple[Step, ...], str] = {}
+    for text in texts:
+        first.setdefault(parse(text, base), text)
+    return tuple(first.values())
 
 
 def key_of(point: Point) -> tuple[int, int, int]:
