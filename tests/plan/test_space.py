@@ -45,6 +45,8 @@ def test_a_line_of_a_sitting_with_less_time_is_a_lower_rung_of_this_one():
     assert short.rung_of(POINT, passes) == top
     assert long.n_epochs(POINT, long.rung_of(POINT, passes)) <= passes < long.n_epochs(POINT, top)
     assert long.rung_of(POINT, 1) == 0
+    least = space(1.0)
+    assert least.rung_of(POINT, 0) == least.rungs(POINT)[0] > 0
 
 
 def test_a_network_that_cannot_be_copied_has_a_pace_all_the_same(trained):

@@ -330,7 +330,10 @@ def catch_up(bench: Bench) -> None:
     if bench.question.budget.memory_bytes:  # asked for later than they were measured: they are looked at again
         found = [line for line in found if _has_memory(line) or line.time >= bench.since]
     found = [_on_its_rung(bench, line) for line in found]
-    unique = {(line.steps, line.state, line.rung, tuple(line.point.values())): _today(bench, line) for line in found}
+    unique = {
+        (line.steps, line.state, line.rung, key_of(line.point) if line.point else ()): _today(bench, line)
+        for line in found
+    }
     done = {(line.steps, line.rung) for line in found if line.state in ("whole", "failed")}
     bench.lines[:] = [
         line

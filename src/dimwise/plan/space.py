@@ -152,7 +152,8 @@ class Space:
     def rung_of(self, point: Point, passes: int) -> int:
         """The highest rung of a point whose training is no longer than so many passes, else the lowest: a search that
         goes on with more time trains longer at each rung."""
-        return max((rung for rung in self.rungs(point) if self.n_epochs(point, rung) <= passes), default=0)
+        rungs = self.rungs(point)
+        return max((rung for rung in rungs if self.n_epochs(point, rung) <= passes), default=rungs[0])
 
     def n_epochs(self, point: Point, rung: int) -> int:
         """Passes over the training data that a point costs at a rung; 0 when nothing is trained."""
