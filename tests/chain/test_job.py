@@ -278,11 +278,11 @@ def test_memory_that_cannot_be_measured_fails_nothing(tmp_path, monkeypatch):
 
 
 def test_a_search_adds_its_best_to_the_listed_candidates(tmp_path, monkeypatch):
-    from dimwise.plan import bench, space
+    from dimwise.plan import begin, space
 
     monkeypatch.setattr(space, "STUDENTS", ("",))
     monkeypatch.setattr(space, "CUTS", ("",))
-    monkeypatch.setattr(bench, "NUMBERS", ("", "quantize(weights)"))
+    monkeypatch.setattr(begin, "NUMBERS", ("", "quantize(weights)"))
     settings = ["model.name=mlp", "train.epochs=2", "fold.candidates=[]", "fold.time_s=60", "doctor=false"]
     settings += ["ship.parity_max_score_drop=1.0", "budget.drop=1.0", "budget.size_bytes=0", "budget.prefer=size"]
     result = chain.run(digits(settings), runs_dir=tmp_path)

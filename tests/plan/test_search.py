@@ -23,7 +23,9 @@ from dimwise.fold._steps import parse, write
 from dimwise.measure import Latency
 from dimwise.models import build
 from dimwise.plan import answer as answering
+from dimwise.plan import begin as begin_room
 from dimwise.plan import bench as bench_room
+from dimwise.plan import make as make_room
 from dimwise.plan import on_target, predict, promise, propose, record, search, space
 from dimwise.plan.answer import answer
 from dimwise.plan.apply import Once, Subject, apply
@@ -50,10 +52,11 @@ def small_space():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(space, "STUDENTS", ("", "distill(scale=0.5)"))
         patch.setattr(space, "CUTS", ("",))
-        patch.setattr(bench_room, "NUMBERS", ("", "quantize"))
-        for room in (space, promise, bench_room, predict, answering):
+        patch.setattr(begin_room, "NUMBERS", ("", "quantize"))
+        for room in (space, promise, bench_room, make_room, predict, answering):
             patch.setattr(room, "RUNGS", (1 / 9, 1 / 3, 1.0))
-        patch.setattr(bench_room, "latencies", counted)
+        for room in (begin_room, make_room):
+            patch.setattr(room, "latencies", counted)
         yield
 
 
@@ -97,7 +100,7 @@ def test_the_frontiers_artifacts_are_kept_and_proven(found):
 
 def test_it_ends_when_nothing_promises_more_and_goes_on_from_its_lines(found, trained, monkeypatch):
     assert found.ended == "exhausted"
-    monkeypatch.setattr(bench_room, "_make", lambda *_, **__: pytest.fail("nothing was left to make"))
+    monkeypatch.setattr(make_room, "_make", lambda *_, **__: pytest.fail("nothing was left to make"))
     again = search.search(question(trained, found.bench.question.folder))
     assert again.ended == "exhausted"
     assert {line.steps for line in again.lines} == {line.steps for line in found.lines}
@@ -121,12 +124,12 @@ def test_the_answer_is_measured_afresh_and_plain(found):
 def test_pruning_without_training_is_tried_once_and_told_in_the_table_of_sensitivity(trained, tmp_path, monkeypatch):
     monkeypatch.setattr(space, "CUTS", ("", "prune(macs=0.6)"))
     monkeypatch.setattr(propose, "ask", lambda *_: pytest.fail("sensitivity comes before proposals"))
-    bench = bench_room.begin(question(trained, tmp_path))
-    lines = list(bench_room.untuned(bench))
+    bench = begin_room.begin(question(trained, tmp_path))
+    lines = list(make_room.untuned(bench))
     assert [(line.state, "epochs=0" in line.steps, line.point) for line in lines] == [("whole", True, {})]
     (row,) = answering.alone(bench.lines, bench)
     assert row["drop"] == bench.first().measured["score"] - lines[0].measured["score"]
-    assert list(bench_room.untuned(bench)) == []
+    assert list(make_room.untuned(bench)) == []
 
 
 def test_after_a_restart_candidates_come_from_their_artifacts(found):
@@ -160,7 +163,7 @@ def test_where_nothing_is_better_the_original_is_kept(found):
 
 
 def test_ctrl_c_ends_it_with_what_was_found(trained, tmp_path, monkeypatch):
-    real, calls = bench_room._make, []
+    real, calls = make_room._make, []
 
     def stop(*told: Any, **more: Any) -> Any:
         calls.append(1)
@@ -168,7 +171,7 @@ def test_ctrl_c_ends_it_with_what_was_found(trained, tmp_path, monkeypatch):
             raise KeyboardInterrupt
         return real(*told, **more)
 
-    monkeypatch.setattr(bench_room, "_make", stop)
+    monkeypatch.setattr(make_room, "_make", stop)
     found = search.search(question(trained, tmp_path))
     assert (found.ended, len(found.lines)) == ("interrupted", 3)
     assert len(record.read(tmp_path)) == 3
@@ -189,10 +192,10 @@ def test_a_graph_alone_teaches_the_students_that_keep_no_part_of_it(trained, tmp
         return build("mlp", looks.data.input_shape, looks.data.n_outputs, width=0.5 * told.scale)
 
     told = Question(Subject(None, proto=graph, student=student), trained.evidence, Budget(drop=1.0), Target(), tmp_path)
-    bench = bench_room.begin(told)
+    bench = begin_room.begin(told)
     assert bench.space.students == ("", "distill(scale=0.5)")
     assert (bench.space.cuts, bench.epoch_s > 0) == (("",), True)
-    line = bench_room.train(bench, {"student": 1, "cut": 0, "numbers": 0}, 0)
+    line = make_room.train(bench, {"student": 1, "cut": 0, "numbers": 0}, 0)
     assert line.state == "whole", line.reason
     assert line.measured["size_bytes"] < bench.first().measured["size_bytes"]
 
@@ -211,7 +214,7 @@ def test_two_that_search_together_see_each_others_lines(found, trained, tmp_path
 
 def test_what_another_process_is_at_is_left_to_it(found, trained, tmp_path):
     """A living process keeps what it began; one that died, or that is done, does not."""
-    bench = bench_room.begin(question(trained, tmp_path))
+    bench = begin_room.begin(question(trained, tmp_path))
     shape = next(line for line in found.lines if line.state == "shape" and line.point)
     record.add(tmp_path, shape)
 
@@ -313,7 +316,7 @@ def test_another_network_is_refused(trained, found, tmp_path):
     other = replace(trained.subject, network=copy.deepcopy(trained.subject.network))
     next(other.network.parameters()).data.add_(1)
     with pytest.raises(RunError, match="is a search about weights"):
-        bench_room.begin(replace(found.bench.question, subject=other))
+        begin_room.begin(replace(found.bench.question, subject=other))
 
 
 def test_while_nothing_meets_the_budget_no_prediction_ends_the_search(trained, tmp_path, monkeypatch):
@@ -342,10 +345,10 @@ def test_what_a_search_begins_with_is_measured_without_a_prediction(found):
 
 def test_lines_of_another_space_are_left_alone(trained, tmp_path):
     """The places in a point mean something else after the lists have changed."""
-    first = bench_room.begin(question(trained, tmp_path))
+    first = begin_room.begin(question(trained, tmp_path))
     record.add(tmp_path, replace(first.lines[0], steps="prune", point={"width": 1, "macs": 0, "numbers": 0}))
     record.add(tmp_path, replace(first.lines[0], steps="share", point={"student": 0, "cut": 0, "numbers": 1}))
-    again = bench_room.begin(question(trained, tmp_path))
+    again = begin_room.begin(question(trained, tmp_path))
     assert {line.steps for line in again.lines} == {"", "share"}
 
 
@@ -354,13 +357,13 @@ def test_what_is_known_is_not_made_again_but_must_be_beaten(trained, tmp_path):
     made = apply(parse("quantize"), trained.subject, evidence, name="my int8")
     made = on_target.opened(made, evidence.data, evidence.task, Target())
     asked = question(trained, tmp_path, known=(made,))
-    (_, line) = bench_room.begin(asked).lines
+    (_, line) = begin_room.begin(asked).lines
     assert (line.steps, line.state, line.point) == ("my int8", "whole", {})
     assert line.measured["score"] == made.valid_score
     assert line.measured["latency_ms"] > 0
     assert made.latency is None
-    assert [line.steps for line in bench_room.begin(asked).lines] == ["", "my int8"]
-    assert "my int8" in {line.steps for line in frontier(bench_room.begin(asked).lines)}
+    assert [line.steps for line in begin_room.begin(asked).lines] == ["", "my int8"]
+    assert "my int8" in {line.steps for line in frontier(begin_room.begin(asked).lines)}
 
 
 def test_processes_that_share_a_storage_begin_in_different_orders(found):
@@ -381,12 +384,13 @@ def test_lines_are_told_in_todays_milliseconds(trained, tmp_path, monkeypatch):
             candidate.latency = Latency(ms, ms, 0.01 * ms, runs=5, threads=1, device="cpu")
         return {candidate.name: candidate.latency for candidate in candidates if candidate.latency}
 
-    monkeypatch.setattr(bench_room, "latencies", slow)
-    busy = bench_room.begin(question(trained, tmp_path))
+    for room in (begin_room, make_room):
+        monkeypatch.setattr(room, "latencies", slow)
+    busy = begin_room.begin(question(trained, tmp_path))
     point = {"student": 0, "cut": 0, "numbers": 1}
-    there = bench_room.look(busy, point)
+    there = make_room.look(busy, point)
     slowness[0] = 1.0
-    quiet = bench_room.begin(question(trained, tmp_path))
+    quiet = begin_room.begin(question(trained, tmp_path))
     for line in quiet.lines:
         assert line.measured["latency_ms"] == pytest.approx(1e-3 + 1e-7 * line.measured["size_bytes"])
     raw = next(line for line in record.read(tmp_path) if line.point == point and line.measured)
@@ -399,7 +403,7 @@ def test_lines_are_told_in_todays_milliseconds(trained, tmp_path, monkeypatch):
     assert raw.measured["original_ms"] == busy.original_ms[-1]
     slowness[0] = 2.0  # it gets busy again within a sitting: soon all lines are told so
     for _ in range(bench_room.RECENT):
-        bench_room._measure(quiet, replace(quiet.original, name="again"))
+        make_room.measured_now(quiet, replace(quiet.original, name="again"))
     bench_room.catch_up(quiet)
     assert quiet.first().measured["latency_ms"] == pytest.approx(
         2 * (1e-3 + 1e-7 * quiet.first().measured["size_bytes"])
@@ -410,8 +414,8 @@ def test_lines_are_told_in_todays_milliseconds(trained, tmp_path, monkeypatch):
 def test_another_sitting_with_other_data_or_settings_is_refused(trained, tmp_path, change):
     """Its scores and compositions would mean something else than those in the file."""
     asked = question(trained, tmp_path)
-    bench_room.begin(asked)
-    bench_room.begin(replace(asked, time_s=1.0, budget=Budget(drop=0.1)))
+    begin_room.begin(asked)
+    begin_room.begin(replace(asked, time_s=1.0, budget=Budget(drop=0.1)))
     evidence = asked.evidence
     if change == "data":
         valid = replace(evidence.data.valid, targets=evidence.data.valid.targets.flip(0))
@@ -419,7 +423,7 @@ def test_another_sitting_with_other_data_or_settings_is_refused(trained, tmp_pat
     else:
         evidence = replace(evidence, train=replace(evidence.train, epochs=3))
     with pytest.raises(RunError, match=f"is a search about {change} "):
-        bench_room.begin(replace(asked, evidence=evidence))
+        begin_room.begin(replace(asked, evidence=evidence))
 
 
 def test_what_meets_a_limit_on_memory_is_a_finalist_though_others_beat_it_elsewhere(found):
@@ -436,12 +440,12 @@ def test_what_meets_a_limit_on_memory_is_a_finalist_though_others_beat_it_elsewh
 
 
 def test_a_graph_that_differs_late_is_a_failed_line_and_the_search_goes_on(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_room, "parity_of", lambda *_: "")  # the inputs that are looked at show nothing
+    monkeypatch.setattr(make_room, "parity_of", lambda *_: "")  # the inputs that are looked at show nothing
 
     def differs(*_: Any) -> None:
         raise ParityError("outputs differ on input 700")
 
-    monkeypatch.setattr(bench_room, "keep", differs)
+    monkeypatch.setattr(make_room, "keep", differs)
     told = search.search(question(trained, tmp_path))
     made = [line for line in told.lines if line.steps and line.state != "shape"]
     assert ("failed", "outputs differ on input 700.") in {(line.state, line.reason) for line in made}
@@ -483,7 +487,7 @@ class Branching(nn.Module):
 def test_what_cannot_be_exported_hears_what_can_still_be_done(trained, tmp_path):
     asked = replace(question(trained, tmp_path), subject=Subject(Branching().eval()))
     with pytest.raises(ModelError, match=r"cannot export the model.* Or search for PyTorch itself.* runtime=py"):
-        bench_room.begin(asked)
+        begin_room.begin(asked)
 
 
 def test_other_numbers_of_a_network_that_is_trained_cost_no_training(found):
@@ -537,10 +541,10 @@ def test_memory_that_could_not_be_measured_meets_no_limit(found):
 
 
 def test_memory_that_is_asked_for_later_is_measured_or_looked_at_again(trained, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench_room, "peak_memory_on", lambda graph, *_, **__: 5 * graph.stat().st_size)
-    first = bench_room.begin(question(trained, tmp_path))
-    kept = bench_room.look(first, {"student": 0, "cut": 0, "numbers": 1})
-    shape = bench_room.look(first, {"student": 1, "cut": 0, "numbers": 0})
+    monkeypatch.setattr(begin_room, "peak_memory_on", lambda graph, *_, **__: 5 * graph.stat().st_size)
+    first = begin_room.begin(question(trained, tmp_path))
+    kept = make_room.look(first, {"student": 0, "cut": 0, "numbers": 1})
+    shape = make_room.look(first, {"student": 1, "cut": 0, "numbers": 0})
     assert kept is not None
     assert shape is not None
     assert (tmp_path / "artifacts" / kept.name).is_dir()
@@ -548,14 +552,14 @@ def test_memory_that_is_asked_for_later_is_measured_or_looked_at_again(trained, 
     (tmp_path / record.FILE).unlink()
     for line in lines:
         record.add(tmp_path, line)
-    later = bench_room.begin(question(trained, tmp_path, budget=Budget(drop=1.0, memory_bytes=10**9)))
+    later = begin_room.begin(question(trained, tmp_path, budget=Budget(drop=1.0, memory_bytes=10**9)))
     by_steps = {line.steps: line for line in later.lines}
     assert set(by_steps) == {"", kept.steps}  # the shape has no file: it is looked at again
     assert by_steps[kept.steps].measured["memory_bytes"] == 5 * kept.measured["size_bytes"]
-    monkeypatch.setattr(bench_room, "measure_memory", lambda *_: None)  # as where it cannot be had
-    assert bench_room.look(later, shape.point) is not None
+    monkeypatch.setattr(make_room, "measure_memory", lambda *_: None)  # as where it cannot be had
+    assert make_room.look(later, shape.point) is not None
     bench_room.catch_up(later)
-    assert bench_room.look(later, shape.point) is None
+    assert make_room.look(later, shape.point) is None
 
 
 def test_a_storage_that_goes_away_leaves_the_search_alone(found, trained, monkeypatch):
@@ -579,4 +583,4 @@ def test_a_storage_that_goes_away_leaves_the_search_alone(found, trained, monkey
 
 def test_where_pytorch_serves_no_fold_of_the_graph_is_proposed(trained, tmp_path):
     asked = question(trained, tmp_path, target=Target(runtime="pytorch"))
-    assert bench_room.begin(asked).space.numbers == ("",)
+    assert begin_room.begin(asked).space.numbers == ("",)

@@ -8,7 +8,8 @@ from typing import Any
 from dimwise.errors import DimwiseError, ModelError, UserError, first_line
 from dimwise.fold._steps import parse, write
 from dimwise.plan.apply import ORIGINAL, apply
-from dimwise.plan.bench import BESIDE, Question, begin, put
+from dimwise.plan.begin import begin
+from dimwise.plan.bench import BESIDE, Question, put
 from dimwise.plan.choose import excess
 from dimwise.plan.keep import keep, parity_of
 from dimwise.plan.on_target import latencies, measure_memory, opened, score_on, told

@@ -14,7 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dimwise.plan import propose
-from dimwise.plan.bench import Bench, Question, begin, catch_up, look, others_at_it, train, untuned
+from dimwise.plan.begin import begin
+from dimwise.plan.bench import Bench, Question, catch_up, others_at_it
+from dimwise.plan.make import look, train, untuned
 from dimwise.plan.predict import learn
 from dimwise.plan.promise import any_meets, any_possible, best_proposal, ranked, too_late
 from dimwise.plan.record import Line

@@ -1,0 +1,122 @@
+"""How a search begins: its folder, the original measured, and the lines of earlier sittings."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import replace
+
+from dimwise.errors import ModelError
+from dimwise.fold import GRAPH_FOLDS, Evidence
+from dimwise.fold._steps import parse
+from dimwise.plan import record
+from dimwise.plan.apply import Once, Subject, apply
+from dimwise.plan.bench import BESIDE, Bench, Question, catch_up, has_memory, put
+from dimwise.plan.budget import Target
+from dimwise.plan.make import measured_now
+from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, told
+from dimwise.plan.pace import full_epochs, seconds_per_epoch
+from dimwise.plan.record import Line
+from dimwise.plan.space import NUMBERS, space_of
+from dimwise.recipe import as_dict
+from dimwise.ship.runtimes import NETWORK_RUNTIMES
+from dimwise.ship.runtimes.fresh import peak_memory_on
+
+
+def begin(question: Question) -> Bench:
+    """Open folder and subject; measure the subject itself. Lines of an earlier sitting are there again.
+
+    Raises:
+        RunError: when the folder belongs to another search, or cannot be written.
+        ModelError: when the subject cannot be served on the target at all.
+    """
+    subject, target, evidence = question.subject, question.target, question.evidence
+    named = subject.network.state_dict().items() if subject.network is not None else ()
+    weights = record.fingerprint(named) if named else record.fingerprint_of(subject.proto.SerializeToString())
+    about = {
+        "weights": weights,
+        "data": _data(evidence),
+        "settings": _settings(question),
+        "runtime": target.runtime,
+        "threads": target.threads,
+        "batch": target.batch,
+    }
+    once = Once()
+    original = _served(subject, evidence, target, once)
+    original = opened(original, evidence.data, evidence.task, target)
+    epoch_s = seconds_per_epoch(subject, evidence)
+    full = full_epochs(question.base, evidence.train.epochs, question.time_s, epoch_s)
+    only_graph = subject.network is None
+    network_folds = tuple(full) if not only_graph else ("distill",) if subject.student is not None else ()
+    numbers = [text for text in NUMBERS[1:] if target.runtime not in NETWORK_RUNTIMES or not _of_graph(text)]
+    space = space_of(numbers, question.base, full, network_folds=network_folds, only_graph=only_graph)
+    about["choices"] = record.fingerprint_of(repr((space.students, space.cuts, space.numbers)).encode())
+    record.begin(question.folder, about)
+    searched = record.fingerprint_of(repr(about).encode())
+    bench = Bench(question, space, original, searched, [], once, epoch_s)
+    began = time.monotonic()
+    latencies([original], evidence.data, target)
+    assert original.latency is not None
+    bench.original_ms.append(original.latency.p50_ms)
+    if question.budget.memory_bytes and target.runtime not in NETWORK_RUNTIMES:
+        _memory_too(bench)
+    catch_up(bench)
+    if not any(not line.steps and line.state == "whole" for line in bench.lines):
+        if question.budget.memory_bytes:
+            measure_memory([original], evidence.data, target)
+        measured = {**told(original), BESIDE: original.latency.p50_ms}
+        put(bench, Line("", evidence.seed, "whole", measured=measured, seconds=time.monotonic() - began))
+    for made in map(replace, question.known):  # copies: whoever made them measures them in turns of their own
+        if not any(line.steps == made.name and line.state == "whole" for line in bench.lines):
+            put(bench, Line(made.name, evidence.seed, "whole", measured=measured_now(bench, made)))
+    return bench
+
+
+def _served(subject: Subject, evidence: Evidence, target: Target, once: Once) -> Candidate:
+    """The subject itself; of a network that cannot be exported, what can still be done is told."""
+    try:
+        return apply((), subject, evidence, target=target, once=once)
+    except ModelError as error:
+        if subject.network is None or target.runtime in NETWORK_RUNTIMES:
+            raise
+        still = f"Or search for PyTorch itself, without a graph: runtime={NETWORK_RUNTIMES[0]}, in the budget."
+        raise ModelError(
+            error.what, expected=error.expected, next_step=" ".join(filter(None, (error.next_step, still)))
+        ) from error
+
+
+def _data(evidence: Evidence) -> str:
+    """A fingerprint of what is learnt from and judged on."""
+    found = []
+    for name in ("train", "valid"):
+        split = getattr(evidence.data, name)
+        found += [(name, split.targets), (f"some of {name}", split.inputs[:256])]
+    return record.fingerprint(found)
+
+
+def _settings(question: Question) -> str:
+    """A fingerprint of what compositions start from and how networks are trained: lines do not say it again."""
+    told = {name: as_dict(value) for name, value in sorted(question.base.items())}
+    augment = question.evidence.augment
+    how = [told, as_dict(question.evidence.train), None if augment is None else as_dict(augment)]
+    return record.fingerprint_of(json.dumps(how, sort_keys=True, default=str).encode())
+
+
+def _of_graph(text: str) -> bool:
+    """Whether a composition needs a runtime of graphs."""
+    return any(step.name in GRAPH_FOLDS for step in parse(text))
+
+
+def _memory_too(bench: Bench) -> None:
+    """Measure the memory of what earlier sittings kept, where this one asks for it."""
+    question, bar = bench.question, bench.question.evidence.progress
+    raw = batch_of(question.evidence.data, 1)[0].numpy()
+    lines = {line.name: line for line in record.read(question.folder) if line.state == "whole"}
+    for name, line in lines.items():
+        graph = question.folder / "artifacts" / name / "model.onnx"
+        if has_memory(line) or not graph.is_file():
+            continue
+        with bar.stage(f"memory of {line.steps}"):
+            taken = peak_memory_on(graph, question.target.runtime, raw, threads=question.target.threads)
+        if taken is not None:
+            record.add(question.folder, replace(line, measured={**line.measured, "memory_bytes": float(taken)}))
