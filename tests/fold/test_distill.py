@@ -112,6 +112,22 @@ def test_standardised_scores_have_zero_mean_and_unit_deviation():
     torch.testing.assert_close(z.std(1), torch.ones(6))
 
 
+@pytest.mark.parametrize("loss", ["kd", "dkd"])
+def test_two_classes_are_taught_too(loss):
+    """Standardised, two scores are always ±1/√2: how sure the teacher is would be lost, and with it all gradient."""
+    config = DistillConfig(weight=1.0, loss=loss)
+    plain = DistillConfig(weight=1.0, loss=loss, standardise=False)
+    z_t, y = torch.tensor([[3.0, 0.0], [0.2, 0.0]]), torch.tensor([0, 0])
+    found = []
+    for asked in (config, plain):
+        z_s = torch.tensor([[1.0, 0.0], [1.0, 0.0]], requires_grad=True)
+        distillation_loss(z_s, z_t, targets=y, task=CE, kind="classification", config=asked).backward()
+        found.append(z_s.grad)
+    assert found[0][0, 0] < -0.01  # surer of the first
+    assert found[0][1, 0] > 0.01  # and less sure of the second
+    torch.testing.assert_close(found[0], found[1])
+
+
 @pytest.mark.parametrize("mixed", [False, True])
 def test_weight_0_is_the_task_and_weight_1_the_teacher(mixed):
     z_s, z_t, y = pair()

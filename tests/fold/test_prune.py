@@ -394,7 +394,7 @@ def test_what_cannot_be_traced() -> None:
 
 def test_an_exported_graph_is_refused() -> None:
     with pytest.raises(
-        UserError, match=r"prune was given a bytes; expected a torch.nn.Module. Prune before exporting."
+        UserError, match=r"prune was given a bytes; expected a torch.nn.Module. Apply prune before exporting."
     ):
         prune(b"onnx", config(), evidence((3, 8, 8)))  # type: ignore[arg-type]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from copy import deepcopy
 from typing import Any
@@ -382,6 +383,22 @@ class Inception(nn.Module):
         x = torch.cat([self.one(x), self.three(x), pooled], dim=1)
         x = F.max_pool2d(F.relu(self.norm(x)), 2)
         return self.fc2(F.relu(self.fc1(x.view(-1, 21 * 4 * 4))))
+
+
+def test_a_network_whose_sizes_were_changed_is_saved_and_loaded() -> None:
+    torch.manual_seed(0)
+    net, x = Inception().eval(), torch.randn(2, 3, 8, 8)
+    channels = trace(net, x)
+    alive = channels.all_alive()
+    alive[channels.groups[0].classes[0]] = False
+    small = cut(net, channels, alive)
+    assert isinstance(small, Resized)
+    file = io.BytesIO()
+    torch.save(small, file)
+    file.seek(0)
+    again = torch.load(file, weights_only=False)
+    assert isinstance(again, Inception)
+    torch.testing.assert_close(again(x), small(x))
 
 
 class Shuffle(nn.Module):

@@ -187,6 +187,47 @@ class Fickle(nn.Module):
         return self.a(x) if x.sum() < 1000 else F.conv1d(x[:, None], self.a.weight[:, None])[..., 0]
 
 
+class InPlace(nn.Module):
+    """A residual sum in place, as a statement of its own or as what an assignment gives."""
+
+    def __init__(self, *, assigned: bool) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(6, 6), nn.Linear(6, 6), nn.Linear(6, 3)
+        self.assigned = assigned
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.a(x)
+        o = self.b(h.relu())
+        if self.assigned:
+            o = o + h
+        else:
+            o.add_(h)
+        scores: Tensor = self.c(o)
+        return scores
+
+
+def test_what_is_added_in_place_stays_there():
+    torch.manual_seed(0)
+    x = torch.randn(8, 6)
+    plain, in_place = InPlace(assigned=True), InPlace(assigned=False)
+    in_place.load_state_dict(plain.state_dict())
+    found = []
+    for network in (plain, in_place):
+        whole = Rounded(network)
+        whole(x).sum().backward()
+        found.append((whole.eval()(x), network.a.weight.grad))
+    torch.testing.assert_close(found[1], found[0])
+
+
+def test_what_is_not_finite_has_no_range():
+    torch.manual_seed(0)
+    x = torch.randn(8, 6)
+    x[3, 2] = torch.nan
+    for bad in (x, x.nan_to_num(nan=torch.inf)):
+        with pytest.raises(ModelError, match="what goes into linear number 1 of the forward pass is not finite"):
+            Rounded(InPlace(assigned=True))(bad)
+
+
 def test_bad_input_is_told():
     with pytest.raises(UserError, match=r"qat was given a str; expected a torch\.nn\.Module"):
         qat("model", QatConfig(), looks((4,)))  # type: ignore[arg-type]

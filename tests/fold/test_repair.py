@@ -93,6 +93,18 @@ def test_what_cannot_be_repaired_returns_the_best_and_says_so(graph, evidence):
     assert report.tried[-1]["what"] == "weights in 8 bits, activations float"
 
 
+@pytest.mark.parametrize("mode", ["dynamic", "weights"])
+def test_what_needs_no_inputs_is_not_lost_for_want_of_them(mode, graph, evidence):
+    """The score falls too far, and there is nothing to rank layers by: the best without them comes back."""
+    train = evidence.data.train
+    empty = dataclasses.replace(evidence.data, train=Split(train.inputs[:0], train.targets[:0]))
+    looks = dataclasses.replace(evidence, data=empty, score=lambda model: 1.0 if model is graph else 0.5)
+    _, report = quantize(graph, QuantizeConfig(mode=mode), looks)
+    (row,) = [row for row in report.tried if row["what"] == "guilty layers kept higher"]
+    assert "is empty" in row["error"]
+    assert report.score_after == 0.5
+
+
 def test_a_cheap_setting_that_helps_is_enough(graph, evidence):
     given = iter([0.9, 0.2, 0.9])
     _, report = quantize(graph, QuantizeConfig(), dataclasses.replace(evidence, score=lambda _: next(given)))

@@ -65,6 +65,45 @@ def probe(example: Tensor, seed: int) -> Tensor:
     return torch.cat([one, one + noise.to(one)])
 
 
+def working_copy(fold: str, model: object, example: Tensor, seed: int) -> tuple[nn.Module, Tensor]:
+    """A copy of a network to work on, after a look at whether folds can: it is copied, takes inputs, gives scores.
+
+    Args:
+        fold: who asks, for messages.
+        model: not changed.
+        example: (1, ...) normalised input.
+        seed: of the noise in the second input.
+
+    Returns:
+        (the copy in evaluation mode, :func:`probe`'s two inputs on its device).
+
+    Raises:
+        UserError: when it is no ``nn.Module``.
+        ModelError: when it cannot be copied, or run on one tensor to give another.
+
+    Example:
+        >>> working_copy("fuse", nn.Bilinear(2, 2, 3), torch.zeros(1, 2), 0)
+        Traceback (most recent call last):
+        ...
+        dimwise.errors.ModelError: Bilinear cannot be run on (2, 2): TypeError: ... missing 1 required positional ...
+    """
+    require_network(fold, model)
+    assert isinstance(model, nn.Module)
+    try:
+        made = deepcopy(model).eval()
+    except Exception as error:  # a user's module may raise anything
+        raise ModelError(
+            f"{fold} cannot copy {type(model).__name__}: {first_line(error)}",
+            expected="a network that copy.deepcopy copies",
+            next_step="Instead of weight_norm or spectral_norm of torch.nn.utils use those of "
+            "torch.nn.utils.parametrizations; of other modules drop what was computed with a gradient.",
+        ) from error
+    device = next((p.device for p in made.parameters()), torch.device("cpu"))
+    x = probe(example, seed).to(device)
+    difference(made, made, x)  # a network that fails by itself is told as such
+    return made, x
+
+
 def swap_(model: nn.Module, old: nn.Module, new: nn.Module) -> nn.Module:
     """Put ``new`` where ``old`` is, under each of its names; returns ``model``, or ``new`` when it was ``old``.
 

@@ -6,8 +6,9 @@ shallower network (student) that copies these soft answers learns more from each
 Mathematics: L = (1 − α) · CE(z_s, y) + α · g · D(z_t, z_s) + λ · H, with z the raw scores of student and teacher.
 kd: D = T² · KL(softmax(f(z_t) / T) ‖ softmax(f(z_s) / T)), with the temperature T, and T² keeping the gradient's size
 as T grows. f standardises each sample, f(z) = (z − mean(z)) / std(z): the student then copies the order and the
-proportions of the scores, not their size, which a small network cannot reach. dkd: D = T² · (a · TCKD + b · NCKD), in
-which the divergence about the right class and the one among the others are weighted apart; kd is a = 1 and b = 1 − p_y.
+proportions of the scores, not their size, which a small network cannot reach; of two classes only the order would be
+left, so there f = identity. dkd: D = T² · (a · TCKD + b · NCKD), in which the divergence about the right class and the
+one among the others are weighted apart; kd is a = 1 and b = 1 − p_y.
 H: how far the student's features are from the teacher's, see hints. Several labels at once: KL of each label's
 sigmoid, f = identity. Regression: mean squared distance of the outputs, no T.
 
@@ -50,8 +51,16 @@ from dimwise.data.batches import TensorBatches
 from dimwise.data.grow import Shrinking
 from dimwise.errors import ModelError, UserError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
+from dimwise.fold._modules import working_copy
 from dimwise.fold._teaching import feature_hints, teachers
-from dimwise.fold._teaching.divergence import KINDS, check_kind, decoupled, divergence, standardise
+from dimwise.fold._teaching.divergence import (
+    KINDS,
+    check_kind,
+    decoupled,
+    divergence,
+    says_more_than_order,
+    standardise,
+)
 from dimwise.fold._teaching.students import seeded, student
 from dimwise.measure import evaluating
 from dimwise.models import build
@@ -89,8 +98,8 @@ class DistillConfig:
     """g, factor on the teacher's part, no unit; 0 takes 2 for standardised scores, whose gradient is smaller by their
     size and T, and 1 otherwise. Default: 0; Sun et al. take 10 for teachers trained for 240 epochs."""
     standardise: bool = True
-    """Compare scores after standardising each sample (classification only). Default: on, so that size need not
-    be copied."""
+    """Compare scores after standardising each sample (classification of three classes or more; of two scores only the
+    order would be left). Default: on, so that size need not be copied."""
     target_weight: Annotated[float, Field(ge=0, le=1000)] = 1.0
     """For dkd: a, weight of how sure the teacher is of the right class. Default: the paper's."""
     others_weight: Annotated[float, Field(ge=0, le=1000)] = 2.0
@@ -141,16 +150,17 @@ def distill(
     kind = evidence.data.task
     check_kind(kind, config.loss)
     started = time.perf_counter()
-    example = evidence.example
-    pupil = copy.deepcopy(student) if student is not None else make_student(model, config, evidence)
+    network, example = None, evidence.example
     if isinstance(model, nn.Module):
-        device = next((p.device for p in model.parameters()), torch.device("cpu"))
-        network = copy.deepcopy(model).eval().requires_grad_(False)
-        ask = teachers.network_teacher(network)
+        network, pair = working_copy("distill", model, example, evidence.seed)
+        example = example.to(pair.device)
+    device = example.device
+    pupil = copy.deepcopy(student) if student is not None else make_student(model, config, evidence)
+    if network is not None:
+        ask = teachers.network_teacher(network.requires_grad_(False))
     else:
-        device, network = torch.device("cpu"), None
         ask = teachers.graph_teacher(model, evidence.data.normalise)
-    _check_outputs(ask, pupil.to(device), example.to(device))
+    _check_outputs(ask, pupil.to(device), example)
     settings = dataclasses.replace(
         evidence.train,
         epochs=config.epochs or evidence.train.epochs,
@@ -254,13 +264,13 @@ def distillation_loss(
 
     Example:
         >>> from dimwise.tasks import get
-        >>> z, y = torch.tensor([[2.0, 0.0]]), torch.tensor([0])
+        >>> z, y = torch.tensor([[2.0, 0.0, 0.0]]), torch.tensor([0])
         >>> half = DistillConfig(weight=0.5)
         >>> loss = distillation_loss(
         ...     z, 3 * z + 1, targets=y, task=get("classification"), kind="classification", config=half
         ... )
-        >>> round(loss.item(), 4)  # the standardised scores agree: half the cross-entropy of 0.1269 is left
-        0.0635
+        >>> round(loss.item(), 4)  # the standardised scores agree: half the cross-entropy of 0.2395 is left
+        0.1198
     """
     if config.loss == "dkd":
         check_kind(kind, config.loss)
@@ -281,23 +291,23 @@ def distillation_loss(
             temperature=config.temperature,
             standardised=config.standardise,
         )
-    soft = strength(config, kind) * soft
+    soft = strength(config, kind, student_outputs.shape[1]) * soft
     if config.weight == 1:
         return soft
     return (1 - config.weight) * task.loss(student_outputs, targets) + config.weight * soft
 
 
-def strength(config: DistillConfig, kind: str) -> float:
-    """g of the loss.
+def strength(config: DistillConfig, kind: str, n_classes: int) -> float:
+    """g of the loss: stronger where scores are standardised.
 
     Source: Sun et al. 2024, section 5, take 9 beside 0.1 of the labels' loss: g = 10 with α = 0.9.
     Deviation: 2, with α = 0.5. After the short trainings that are usual here, theirs cost half a point.
 
     Example:
-        >>> strength(DistillConfig(), "classification"), strength(DistillConfig(), "regression")
+        >>> strength(DistillConfig(), "classification", 10), strength(DistillConfig(), "regression", 1)
         (2.0, 1.0)
     """
-    standardised = config.standardise and kind == "classification"
+    standardised = config.standardise and kind == "classification" and says_more_than_order(n_classes)
     return config.strength or (2.0 if standardised else 1.0)
 
 
@@ -315,7 +325,9 @@ def make_student(model: nn.Module, config: DistillConfig, evidence: Evidence) ->
     """The untrained student that a config asks for: of a named architecture, or a smaller copy of the teacher."""
     seed = derive(evidence.seed, "student")
     if not config.student:
-        made = student(model, config.scale, evidence.example, depth=config.depth, inherit=config.inherit, seed=seed)
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        example = evidence.example.to(device)
+        made = student(model, config.scale, example, depth=config.depth, inherit=config.inherit, seed=seed)
     else:
         with seeded(seed):
             data = evidence.data

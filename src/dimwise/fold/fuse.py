@@ -29,7 +29,6 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-import torch
 from pydantic import Field
 from torch import Tensor, fx, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -38,7 +37,7 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from dimwise.errors import ModelError
 from dimwise.fold._channels.look import Look, kind
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._modules import difference, probe, require_known, require_network, swap_
+from dimwise.fold._modules import difference, require_known, swap_, working_copy
 from dimwise.recipe import config
 
 
@@ -70,12 +69,9 @@ def fuse(model: nn.Module, config: FuseConfig, evidence: Evidence) -> tuple[nn.M
 
     Source: see the card.
     """
-    require_network("fuse", model)
-    require_known("fuse", "skip", config.skip, model)
     started = time.perf_counter()
-    original = deepcopy(model).eval()
-    device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    x = probe(evidence.example, evidence.seed).to(device)
+    original, x = working_copy("fuse", model, evidence.example, evidence.seed)
+    require_known("fuse", "skip", config.skip, model)
     pairs, untouched = find(original, x)
     for name in config.skip:
         untouched[name] = "named in fuse.skip"

@@ -56,13 +56,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from dimwise.errors import ModelError, UserError
+from dimwise.errors import ModelError
 from dimwise.fold._channels.branches import Constant, Unread, gone
 from dimwise.fold._channels.cut import cut, disagreement, guilty
 from dimwise.fold._channels.groups import Alive, Axis, Channels
 from dimwise.fold._channels.trace import trace
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._modules import probe
+from dimwise.fold._modules import working_copy
 from dimwise.fold._pruning.allocate import Order, allocate, counting_params, legal, smallest
 from dimwise.fold._pruning.importance import Scores, batch_norm_scale, l1, l2, taylor
 from dimwise.fold._pruning.sparse import sparse_training
@@ -169,20 +169,12 @@ def prune(
 
     Source: see the card.
     """
-    if not isinstance(model, nn.Module):
-        raise UserError(
-            f"prune was given a {type(model).__name__}",
-            expected="a torch.nn.Module",
-            next_step="Prune before exporting.",
-        )
     started = time.perf_counter()
-    original = deepcopy(model).eval()
-    device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    x = probe(evidence.example, evidence.seed).to(device)
+    original, x = working_copy("prune", model, evidence.example, evidence.seed)
     clock = latency_of or evidence.latency or eager_latency(original, one(x))
     small, first = original, None
     if config.sparse_epochs:
-        small = sparse_training(deepcopy(original), trace(original, x), config, evidence).to(device).eval()
+        small = sparse_training(deepcopy(original), trace(original, x), config, evidence).to(x.device).eval()
     for n in range(config.rounds):
         asked = _asked(config, n, original, small, x, clock)
         channels, alive, asked = _planned(small, asked, evidence, x, clock)
@@ -191,7 +183,7 @@ def prune(
         epochs = config.epochs * (n + 1) // config.rounds - config.epochs * n // config.rounds
         if epochs and not alive.all():
             settings = dataclasses.replace(config, epochs=epochs)
-            small = (tune or fine_tune)(small, original, settings, evidence).to(device)
+            small = (tune or fine_tune)(small, original, settings, evidence).to(x.device)
         small.eval()
     assert first is not None
     channels, asked = first
@@ -340,7 +332,7 @@ def _order(
 def _score(model: nn.Module, channels: Channels, config: PruneConfig, evidence: Evidence) -> Scores:
     if config.importance == "taylor":
         need = "Set importance='l1', which looks at the weights alone."
-        device = next(model.parameters()).device
+        device = next((p.device for p in model.parameters()), torch.device("cpu"))
         batches = training_batches(evidence, config.batches, fold="prune", need=need)
         scores = taylor(model, channels, ((x.to(device), y.to(device)) for x, y in batches), evidence.task)
     elif config.importance == "bn":

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from dimwise.errors import DataError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._modules import probe, require_network
+from dimwise.fold._modules import working_copy
 from dimwise.fold._numbers.grid import Rounded
 from dimwise.fold._tune import recover
 from dimwise.fold.fuse import find, folded
@@ -84,17 +84,15 @@ def qat(model: nn.Module, config: QatConfig, evidence: Evidence) -> tuple[nn.Mod
 
     Source: see the card.
     """
-    require_network("qat", model)
+    started = time.perf_counter()
+    original, x = working_copy("qat", model, evidence.example, evidence.seed)
     if not len(evidence.data.train):
         raise DataError(
             f"the training split of {evidence.data.name!r} is empty: nothing to train on",
             expected="some hundred inputs",
             next_step="Give data, or quantize without qat.",
         )
-    started = time.perf_counter()
-    original = deepcopy(model).eval()
-    device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    norms, untouched = find(original, probe(evidence.example, evidence.seed).to(device))
+    norms, untouched = find(original, x)
     start = folded(original, norms)
     seven_bits = int8_products_saturate() if config.reduce_range is None else config.reduce_range
     whole = Rounded(deepcopy(start), momentum=config.momentum, largest=64 if seven_bits else 127)
@@ -105,7 +103,7 @@ def qat(model: nn.Module, config: QatConfig, evidence: Evidence) -> tuple[nn.Mod
         whole, original, told, fold="qat", epochs=config.epochs, lr_frac=config.lr_frac, teacher=config.teacher
     )
     assert isinstance(trained, Rounded)
-    after = evidence.score(trained.to(device).eval())
+    after = evidence.score(trained.to(x.device).eval())
     better = after >= before
     made = (trained.network if better else start).eval()
     layers, left = _rows(made, trained)

@@ -26,7 +26,6 @@ Evidence: tests/fold/test_separable.py (the error is what was cut; exact with al
 from __future__ import annotations
 
 import time
-from copy import deepcopy
 from typing import Annotated, Any
 
 import torch
@@ -36,14 +35,7 @@ from torch import nn
 from dimwise.errors import ModelError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._factor import CONVOLUTIONS, bare, fill_
-from dimwise.fold._modules import (
-    difference,
-    probe,
-    require_known,
-    require_network,
-    tied,
-    with_those_that_run,
-)
+from dimwise.fold._modules import require_known, tied, with_those_that_run, working_copy
 from dimwise.fold._tune import recover
 from dimwise.measure import Row, profile
 from dimwise.recipe import config
@@ -87,13 +79,9 @@ def separable(model: nn.Module, config: SeparableConfig, evidence: Evidence) -> 
 
     Source: see the card.
     """
-    require_network("separable", model)
-    require_known("separable", "layers", config.layers, model)
     started = time.perf_counter()
-    original = deepcopy(model).eval()
-    device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    x = probe(evidence.example, evidence.seed).to(device)
-    difference(original, original, x)  # a network that fails by itself is told as such
+    original, x = working_copy("separable", model, evidence.example, evidence.seed)
+    require_known("separable", "layers", config.layers, model)
     counted = profile(original, x)
     rows = {row.name: row for row in counted.rows}
     new: dict[str, nn.Module] = {}
@@ -129,7 +117,7 @@ def separable(model: nn.Module, config: SeparableConfig, evidence: Evidence) -> 
             epochs=config.epochs,
             lr_frac=config.lr_frac,
             teacher=config.teacher,
-        ).to(device)
+        ).to(x.device)
     made.eval()
     report = compare("separable", config, evidence, model, made, layers=done, untouched=untouched, started=started)
     return made, report

@@ -7,6 +7,7 @@ functions. Nothing else changes: it trains, exports and copies as before.
 
 from __future__ import annotations
 
+import copyreg
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -101,6 +102,19 @@ class Resized:
         """The user's own."""
         with _Resizing(self.size_changes):
             return super().forward(*args, **kwargs)  # type: ignore[misc]
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        """As the user's class does it: a class that is made here is no attribute of its module, where pickle looks."""
+        reduced: Any = super().__reduce_ex__(protocol)
+        make, args, *rest = reduced
+        if make is not copyreg.__newobj__:  # type: ignore[attr-defined]
+            return (make, args, *rest)
+        return (_new, (type(self).__bases__[1], *args[1:]), *rest)
+
+
+def _new(kind: Any, *args: Any) -> nn.Module:
+    resized = _resized(kind)
+    return resized.__new__(resized, *args)
 
 
 @functools.cache

@@ -9,6 +9,7 @@ are rounded where they are read, not where they are made.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from math import isfinite
 from typing import Any
 
 import torch
@@ -18,7 +19,8 @@ from torch.overrides import TorchFunctionMode
 from dimwise.errors import ModelError
 
 _LAYERS = frozenset(["conv1d", "conv2d", "conv3d", "linear"])
-_JOINS = frozenset(["add", "__add__", "__radd__", "__iadd__", "add_", "mul", "__mul__", "__rmul__", "__imul__", "mul_"])
+_IN_PLACE = frozenset(["__iadd__", "add_", "__imul__", "mul_"])
+_JOINS = frozenset(["add", "__add__", "__radd__", "mul", "__mul__", "__rmul__"]) | _IN_PLACE
 _POOLS = frozenset(["avg_pool2d", "adaptive_avg_pool2d", "avg_pool1d", "adaptive_avg_pool1d"])
 _LISTS = frozenset(["cat", "concat", "concatenate"])
 
@@ -98,7 +100,14 @@ class Rounded(nn.Module):
         if not (new or self.training or self.widening):
             return self.sites[site][1:]
         seen = x.detach()
-        low, high = min(float(seen.min()), 0.0), max(float(seen.max()), 0.0)
+        least, most = (float(edge) for edge in seen.aminmax())
+        low, high = min(least, 0.0), max(most, 0.0)
+        if not (isfinite(least) and isfinite(most)):  # min() and max() forget a NaN, or do not, by its place
+            raise ModelError(
+                f"what goes into {where} number {site + 1} of the forward pass is not finite, so that it has no range",
+                expected="finite inputs and weights",
+                next_step="Look at the data and the network's weights; if training began well, lower qat.lr_frac.",
+            )
         if new:
             self.sites.append((where, low, high))
         elif self.widening:
@@ -127,8 +136,9 @@ class _Rounding(TorchFunctionMode):
             x = self._low(args[0], name)
             return func(x, self._weight(args[0], args[1]), *args[2:], **kwargs)
         if name in _JOINS and len(args) == 2 and all(self._flows(a) for a in args) and not kwargs:
-            plain = torch.mul if "mul" in name else torch.add  # never in place: what is rounded is a copy
-            return plain(*(self._low(a, name) for a in args))
+            plain = torch.mul if "mul" in name else torch.add
+            joined = plain(*(self._low(a, name) for a in args))  # out of place: what is rounded is a copy
+            return args[0].copy_(joined) if name in _IN_PLACE else joined
         if name in _POOLS and self._flows(args[0]):
             return func(self._low(args[0], name), *args[1:], **kwargs)
         if name in _LISTS and args and all(self._flows(a) for a in args[0]):

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dimwise.errors import DimwiseError
+from dimwise.errors import DataError, DimwiseError
 from dimwise.fold import _onnx
 from dimwise.progress import Progress
 
@@ -106,8 +106,12 @@ def repair(
     assert search.best is not None
     start = search.best.config
     if config.repair_layers:
-        noise = sensitivities(only(start), inputs())
-        _keep_guilty(search, start, noise)
+        try:
+            seen = inputs()
+        except DataError as error:  # what was made without them is not lost
+            search.rows.append({"what": "guilty layers kept higher", "error": str(error), "chosen": False})
+        else:
+            _keep_guilty(search, start, sensitivities(only(start), seen))
     if search.done:
         return
     if config.mode != "weights":

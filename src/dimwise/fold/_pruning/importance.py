@@ -90,7 +90,8 @@ def taylor(model: nn.Module, channels: Channels, batches: Iterable[tuple[Tensor,
     weights: dict[str, Tensor] = {axis.tensor: attrgetter(axis.tensor)(model) for axis in readers}
     total, n_batches = np.zeros(channels.n_classes), 0
     for x, y in batches:
-        gradients = torch.autograd.grad(task.loss(model(x), y), list(weights.values()), allow_unused=True)
+        with torch.backends.cudnn.flags(enabled=False):  # cuDNN has no gradient of an LSTM in evaluation mode
+            gradients = torch.autograd.grad(task.loss(model(x), y), list(weights.values()), allow_unused=True)
         change = np.zeros(channels.n_classes)
         for (name, weight), gradient in zip(weights.items(), gradients, strict=True):
             if gradient is None:

@@ -46,7 +46,7 @@ def divergence(
         teacher_outputs: the same shape.
         kind: the task's name.
         temperature: T > 0, no unit.
-        standardised: f is :func:`standardise` instead of the identity; classification only.
+        standardised: f is :func:`standardise` instead of the identity; classification of three classes or more.
 
     Returns:
         () float32; nats per sample (per label; squared units).
@@ -54,7 +54,8 @@ def divergence(
     Raises:
         RecipeError: for a task that has none.
 
-    Deviation: Sun et al. divide by the deviation with K − 1; so does this, but constant scores are only centred.
+    Deviation: Sun et al. divide by the deviation with K − 1; so does this, but constant scores are only centred, and
+    two scores stay as they are, see :func:`says_more_than_order`.
     """
     check_kind(kind)
     z_s, z_t = student_outputs.float(), teacher_outputs.float()  # (B, K, ...); half precision has too few digits
@@ -65,7 +66,7 @@ def divergence(
         yes = z_t.sigmoid() * (F.logsigmoid(z_t) - F.logsigmoid(z_s))
         no = (-z_t).sigmoid() * (F.logsigmoid(-z_t) - F.logsigmoid(-z_s))
         return temperature**2 * (yes + no).mean()
-    if standardised:
+    if standardised and says_more_than_order(z_s.shape[1]):
         z_s, z_t = standardise(z_s), standardise(z_t)
     log_s, log_t = (z_s / temperature).log_softmax(1), (z_t / temperature).log_softmax(1)
     kl = F.kl_div(log_s, log_t, reduction="none", log_target=True).sum(1)  # (B, ...)
@@ -93,7 +94,7 @@ def decoupled(
         teacher_outputs: the same shape.
         targets: (B, ...) integer classes; of mixed (B, K, ...) targets the heaviest class counts.
         temperature: T > 0, no unit.
-        standardised: f is :func:`standardise` instead of the identity.
+        standardised: f is :func:`standardise` instead of the identity, for three classes or more.
         target_weight: α.
         others_weight: β.
 
@@ -116,7 +117,7 @@ def decoupled(
     z_s, z_t = student_outputs.float(), teacher_outputs.float()
     if z_s.shape[1] < 2:
         return (z_s - z_s).sum()  # one class only: nothing to be sure of
-    if standardised:
+    if standardised and says_more_than_order(z_s.shape[1]):
         z_s, z_t = standardise(z_s), standardise(z_t)
     z_s, z_t = z_s / temperature, z_t / temperature
     if targets.is_floating_point():
@@ -135,6 +136,18 @@ def _parted(z: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
     log_right = z.masked_fill(~right, -torch.inf).logsumexp(1, keepdim=True)
     parts = torch.cat([log_right - log_all, log_others - log_all], 1)
     return parts, (z - log_others).masked_fill(right, 0)
+
+
+def says_more_than_order(n_classes: int) -> bool:
+    """Whether standardised scores tell more than which is larger: of two they are always ±1/√2, and have no gradient.
+
+    Example:
+        >>> standardise(torch.tensor([[0.0, 0.1], [0.0, 9.0]]))[:, 1].tolist()  # hardly sure, and very sure
+        [0.7071067690849304, 0.7071067690849304]
+        >>> says_more_than_order(2), says_more_than_order(3)
+        (False, True)
+    """
+    return n_classes > 2
 
 
 def standardise(scores: Tensor) -> Tensor:
