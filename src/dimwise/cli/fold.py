@@ -119,12 +119,11 @@ def _replay(question: Any, text: str, *, judged: bool, as_json: bool, quiet: boo
     if as_json:
         _out.emit(told)
     elif not quiet:
-        from dimwise.view.plan import replayed
+        from dimwise.view.plan import done, replayed
 
         _out.table(*replayed(told), right=("score", "test", "p50", "p95", "size", "memory", "bit operations"))
-        for step in told["folds"]:
-            for note in step["notes"]:
-                print(f"{step['fold']}: {note}")
+        for line in done(told["folds"]):
+            print(line)
         print(f"artifact: {told['artifact']}")
     if judged and told["breaks"]:
         _out.warn(f"'{told['steps']}' does not meet the budget: {'; '.join(told['breaks'])}")

@@ -20,7 +20,7 @@ _ROW_PX, _LEFT_PX = 22, 190
 
 @canvas.drawn
 def bars(told: Mapping[str, Any], *, language: str = "en") -> Any:
-    """Milliseconds of each layer, those of A above those of B.
+    """Milliseconds of each layer, those of A above those of B; of the whole run where the layers were not timed.
 
     Args:
         told: what :meth:`dimwise.ship.layer_table.Comparison.as_dict` returns.
@@ -28,14 +28,19 @@ def bars(told: Mapping[str, Any], *, language: str = "en") -> Any:
     """
     say = words(language)
     rows = shown(told["layers"])
+    n_left_out = len(told["layers"]) - len(rows) if rows else 0
+    title = say("figure_compare")
+    if not rows:  # no layer was timed
+        title = say("compare_total")
+        rows = [(title, *(units.number(told[side]["latency_ms"]) for side in "ab"))]
     height_px = 36 + 42 + _ROW_PX * max(3, len(rows))
     figure = canvas.blank(720, height_px)
     axes = canvas.add_axes(figure, _LEFT_PX, 20, 36, 42)
-    canvas.write_title(axes, say("figure_compare"), _LEFT_PX)
+    canvas.write_title(axes, title, _LEFT_PX)
     settings = {key: told[key] for key in ("runtime", "batch", "threads")}
     along = say("figure_compare_ms", settings)
-    if len(told["layers"]) > len(rows):
-        along += say("compare_others", {"n": len(told["layers"]) - len(rows)})
+    if n_left_out:
+        along += say("compare_others", {"n": n_left_out})
     axes.set_xlabel(along, loc="right", labelpad=5)
     for side, colour, offset in (("a", MUTED, -0.19), ("b", ACCENT, 0.19)):
         places = [place for place, (_, a, b) in enumerate(rows) if (a, b)["ab".index(side)] is not None]
@@ -65,13 +70,14 @@ def apart(a: str, b: str, n: int) -> list[str]:
 
 
 def shown(layers: Sequence[Mapping[str, Any]]) -> list[tuple[str, float | None, float | None]]:
-    """(name, ms in A, ms in B) of the longest :data:`MOST` layers, in the order of the network.
+    """(name, ms in A, ms in B) of the longest :data:`MOST` layers, in the order of the network; only timed ones.
 
     Example:
-        >>> shown([{"name": "x", "a": {"ms": 1.0}, "b": None}])
+        >>> shown([{"name": "x", "a": {"ms": 1.0}, "b": None}, {"name": "y", "a": {"ms": None}, "b": None}])
         [('x', 1.0, None)]
     """
     rows = [(row["name"], *((row[side] or {}).get("ms") for side in "ab")) for row in layers]
+    rows = [row for row in rows if row[1:] != (None, None)]
     longest = sorted(range(len(rows)), key=lambda i: -max(ms or 0.0 for ms in rows[i][1:]))[:MOST]
     return [rows[i] for i in sorted(longest)]
 
@@ -102,7 +108,7 @@ def _numeric(text: str | None) -> Safe:
 
 
 def cells(layer: Mapping[str, Any] | None) -> list[str | None]:
-    """Output shape, parameters, MACs and milliseconds as text; nothing where there is no such layer.
+    """Output shape, parameters, MACs and milliseconds as text; nothing where there is no such layer, or it was not timed.
 
     Example:
         >>> cells({"output_shape": (8, 4, 4), "params": 1200, "macs": 0, "ms": 0.5})
@@ -113,7 +119,8 @@ def cells(layer: Mapping[str, Any] | None) -> list[str | None]:
     if layer is None:
         return [None] * 4
     shape = "×".join(map(str, layer["output_shape"]))
-    return [shape, f"{layer['params']:,}", f"{layer['macs']:,}", f"{layer['ms']:.3f}"]
+    ms = None if layer["ms"] is None else f"{layer['ms']:.3f}"
+    return [shape, f"{layer['params']:,}", f"{layer['macs']:,}", ms]
 
 
 def totals(side: Mapping[str, Any]) -> list[str | None]:

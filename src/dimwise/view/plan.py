@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from dimwise.runs import atomic
-from dimwise.view import figures
+from dimwise.view import figures, folds
 from dimwise.view.page import Safe, document, el, join, table, tr
 from dimwise.view.picture import svg
 from dimwise.view.report import stylesheet
-from dimwise.view.story import Stage
+from dimwise.view.story import Stage, mapping, sequence
 from dimwise.view.strings import HTML_LANGUAGE, Words, words
 from dimwise.view.units import (
     bytes_text,
@@ -28,6 +28,8 @@ from dimwise.view.units import (
 PAGE = "plan.html"
 MOST_LAYERS = 12
 """Rows of the table of layers: the slowest tell where the time goes."""
+MOST_LEFT = 3
+"""Layers that were left alone and are named on a terminal; the page and the artifact's folder name all."""
 _RIGHT = ("score", "p50", "p95", "size", "memory", "bit operations")
 
 
@@ -73,6 +75,25 @@ def replayed(told: Mapping[str, Any]) -> tuple[list[str], list[list[str]]]:
     return ["model", "score", "test", *_RIGHT[1:]], rows
 
 
+def done(reports: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What each fold changed and left alone, a line each and its notes, for a terminal.
+
+    Example:
+        >>> done([{"fold": "prune", "layers": [{"name": "1"}], "untouched": {"5": "they are the outputs"}}])
+        ['prune: 1 layer changed, 1 left as it was: 5 (they are the outputs)']
+    """
+    lines = []
+    for report in reports:
+        fold, n_changed, left = report["fold"], len(report["layers"]), list(report["untouched"].items())
+        line = f"{fold}: {n_changed} layer{'s' * (n_changed != 1)} changed"
+        if left:
+            named = "; ".join(f"{name} ({why})" for name, why in left[:MOST_LEFT])
+            more = f"; {len(left) - MOST_LEFT} more" if len(left) > MOST_LEFT else ""
+            line += f", {len(left)} left as {'they were' if len(left) > 1 else 'it was'}: {named}{more}"
+        lines += [line, *(f"{fold}: {note}" for note in report.get("notes", ()))]
+    return lines
+
+
 def spoken(told: Mapping[str, Any]) -> list[str]:
     """The answer in a few lines, for a terminal."""
     say = words("en")
@@ -80,6 +101,7 @@ def spoken(told: Mapping[str, Any]) -> list[str]:
     lines = [say("plan_asked", {"text": str(told["asked"])}), *([] if infeasible else [str(told["text"])])]
     if told.get("test"):
         lines.append(_test(told, say))
+    lines += done(told.get("folds") or ())
     lines += [*([] if infeasible else [_money(told, say)]), _effort(told, say)]
     if told.get("artifact"):
         lines.append(f"artifact{' of the nearest' * infeasible}: {told['artifact']}")
@@ -104,6 +126,7 @@ def render(told: Mapping[str, Any], say: Words) -> str:
     parts: list[tuple[str, object]] = [
         (say("plan_frontier"), join((_table(told, say), _picture(told, say)))),
         (say("plan_money_title"), el("p", _money(told, say)) if told["verdict"] != "infeasible" else ""),
+        (say("folds_title"), _folds(told, say)),
         (say("plan_alone"), _alone(told, say)),
         (say("plan_layers"), _layers(told, say)),
         (say("plan_how"), _how(told, say)),
@@ -232,6 +255,22 @@ def _picture(told: Mapping[str, Any], say: Words) -> Safe:
         for width, cls in ((1040, "wide"), (340, "narrow"))
     ]
     return el("figure", *drawings, el("figcaption", say("tradeoff_caption")), cls="tradeoff")
+
+
+def _folds(told: Mapping[str, Any], say: Words) -> Safe:
+    """What made the one that is recommended, or is nearest."""
+    steps = [mapping(step) for step in sequence(told.get("folds"))]
+    if not steps:
+        return Safe("")
+    labels = [str(label) for label in sequence(told.get("labels"))]
+    return folds.details(
+        str(mapping(told.get("chosen")).get("steps") or "?"),
+        steps,
+        say,
+        place="chosen",
+        score=lambda value: _score(value, told),
+        label=lambda k: labels[k] if k < len(labels) else str(k),
+    )
 
 
 def _alone(told: Mapping[str, Any], say: Words) -> Safe:

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
-import numpy as np
-
-from dimwise.view import components, figures, sentences
+from dimwise.view import figures, folds, sentences
 from dimwise.view.files import RunFiles
 from dimwise.view.page import Safe, clean, el, join, table, tr
 from dimwise.view.picture import svg
@@ -15,7 +12,6 @@ from dimwise.view.story import Stage, chosen, mapping, over_budget, ratio, seque
 from dimwise.view.strings import Words
 from dimwise.view.units import (
     NBSP,
-    NONE,
     bytes_text,
     count_text,
     ms_text,
@@ -23,11 +19,7 @@ from dimwise.view.units import (
     ratio_text,
     score_text,
     seconds_text,
-    significant,
 )
-
-MAX_LAYER_ROWS = 80
-MOST_CLASSES = 1000
 
 
 def section(run: RunFiles, say: Words) -> Safe:
@@ -194,7 +186,7 @@ def _skipped(run: RunFiles, say: Words) -> Safe:
     skipped = list(mapping(run.result.get("skipped")).items())
     if not skipped:
         return Safe("")
-    items = [el("li", el("b", name), f": {clean(reason)}") for name, reason in skipped[:MAX_LAYER_ROWS]]
+    items = [el("li", el("b", name), f": {clean(reason)}") for name, reason in skipped[: folds.MAX_LAYER_ROWS]]
     return join((el("h3", say("skipped_title")), el("ul", *items)))
 
 
@@ -239,98 +231,10 @@ def _folds(run: RunFiles, say: Words) -> Safe:
         steps = [mapping(step) for step in sequence(told.get("steps"))] or [told]
         steps = [step for step in steps if step]
         if steps:
-            shown.append(_fold(str(told.get("stage") or steps[0].get("fold") or "?"), steps, place, run, say))
+            name = str(told.get("stage") or steps[0].get("fold") or "?")
+            shown.append(folds.details(name, steps, say, place=str(place), score=_score_of(run), label=run.label))
     return join((el("h3", say("folds_title")), *shown)) if shown else Safe("")
 
 
-def _fold(name: str, steps: Sequence[Mapping[str, Any]], place: int, run: RunFiles, say: Words) -> Safe:
-    """What made one candidate, folded up: the first line is enough for most readers."""
-    whole = {**steps[-1], "cost_before": steps[0].get("cost_before"), "score_before": steps[0].get("score_before")}
-    line = el("summary", el("b", name), " ", el("span", _effect(whole, run, say), cls="soft"))
-    parts: list[object] = [line]
-    for index, step in enumerate(steps):
-        head: list[object] = [el("b", step.get("fold") or "?")] if len(steps) > 1 else []
-        settings = ", ".join(f"{k} = {_setting(v)}" for k, v in mapping(step.get("config")).items())
-        if settings:
-            head.append(el("span", settings, cls="mono soft"))
-        seconds = number(step.get("seconds"))
-        if seconds is not None:
-            head.append(el("span", seconds_text(seconds), cls="soft"))
-        parts.append(el("p", join(head, " ")) if head else "")
-        parts.append(_layers([mapping(row) for row in sequence(step.get("layers"))], say))
-        untouched = list(mapping(step.get("untouched")).items())[:MAX_LAYER_ROWS]
-        if untouched:
-            items = [el("li", el("span", k, cls="mono"), f" – {clean(v)}") for k, v in untouched]
-            parts += [el("p", say("fold_untouched")), el("ul", *items)]
-        parts += [el("p", clean(note)) for note in sequence(step.get("notes"))]
-        parts.append(_components(mapping(step.get("drawn")), f"{place}-{index}", run, say))
-    return el("details", *parts)
-
-
-def _components(drawn: Mapping[str, Any], place: str, run: RunFiles, say: Words) -> Safe:
-    """Of features that were reduced: what each component explains, and the inputs in the plane of the first two."""
-    pictures = []
-    told = mapping(drawn.get("scree"))
-    shares = [share for share in map(number, sequence(told.get("shares"))) if share is not None]
-    if shares:
-        kept = number(told.get("kept"))
-        picture = components.scree(shares, n_kept=None if kept is None else int(kept), language=say.language)
-        pictures.append(el("figure", svg(picture, f"scree{place}", say("figure_scree"))))
-    told = mapping(drawn.get("projection"))
-    points = [tuple(map(number, sequence(point)[:2])) for point in sequence(told.get("points"))]
-    classes = [number(k) for k in sequence(told.get("classes"))]
-    if points and len(points) == len(classes) and all(len(p) == 2 and None not in p for p in points):
-        known = [-1 if k is None or k > MOST_CLASSES else int(k) for k in classes]
-        labels = [run.label(k) for k in range(max(known) + 1)]
-        picture = components.projection(np.array(points, dtype=float), known, labels, language=say.language)
-        pictures.append(el("figure", svg(picture, f"projection{place}", say("figure_projection"))))
-    return join(pictures)
-
-
-def _effect(report: Mapping[str, Any], run: RunFiles, say: Words) -> str:
-    before, after = mapping(report.get("cost_before")), mapping(report.get("cost_after"))
-    facts = []
-    for key, write in (("params", count_text), ("macs", count_text), ("size_bytes", bytes_text)):
-        pair = number(before.get(key)), number(after.get(key))
-        if None not in pair and pair[0] != pair[1]:
-            facts.append(f"{say('fold_' + key)} {write(pair[0])} → {write(pair[1])}")
-    scores = number(report.get("score_before")), number(report.get("score_after"))
-    if None not in scores:
-        written = [score_text(score, run.score_name, run.n_test) for score in scores]
-        facts.append(f"{say('fold_score')} {written[0]} → {written[1]}")
-    return " · ".join(facts)
-
-
-def _layers(rows: Sequence[Mapping[str, Any]], say: Words) -> Safe:
-    rows = [row for row in rows if row]
-    if not rows:
-        return Safe("")
-    keys = list(dict.fromkeys(key for row in rows for key in row))[:10]
-    keys.sort(key=lambda key: key != "name")
-    counted = {key for key in keys if all(row.get(key) is None or number(row[key]) is not None for row in rows)}
-    aligned = {key: "n" if key in counted else "" for key in keys}
-    lines = [
-        [_value(row.get(keys[0])), *(el("td", _value(row.get(key)), cls=aligned[key]) for key in keys[1:])]
-        for row in rows[:MAX_LAYER_ROWS]
-    ]
-    titles = [el("th", key.replace("_", " "), cls=aligned[key], attrs={"scope": "col"}) for key in keys]
-    more = el("p", say("n_more", {"n": len(rows) - MAX_LAYER_ROWS}), cls="note") if len(rows) > MAX_LAYER_ROWS else ""
-    return join((table(titles, lines, label=say("fold_layers"), cls="small"), more))
-
-
-def _value(value: Any) -> str:
-    """A measurement with three digits; a setting of type int, bool or text as it was given."""
-    if isinstance(value, float):
-        return significant(number(value))
-    return _setting(value)
-
-
-def _setting(value: Any) -> str:
-    """A value as it stands in a recipe."""
-    if value is None or value == []:
-        return NONE
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_setting(item) for item in value)
-    return clean(value)
+def _score_of(run: RunFiles) -> Callable[[float], str]:
+    return lambda score: score_text(score, run.score_name, run.n_test)
