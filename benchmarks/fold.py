@@ -100,6 +100,8 @@ TEXT = (
     "quantize(weights)",
     "prune(macs=0.5)",
     "prune(macs=0.5) quantize(dynamic)",
+    "distill(scale=1.0)",
+    "distill(scale=1.0) quantize(dynamic)",
     "distill(scale=0.5)",
     "distill(scale=0.5) quantize(dynamic)",
     "distill(scale=0.25)",
