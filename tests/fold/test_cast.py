@@ -114,6 +114,54 @@ def test_numbers_too_large_for_fp16_stay(evidence, proto):
     assert report.untouched == {}
 
 
+def test_what_stays_float_is_computed_in_float(evidence, proto):
+    """In half arithmetic too: a number beyond 65504 is not cut off there."""
+    rng = np.random.default_rng(0)
+    constants = {name: rng.normal(size=(16, 16)).astype(np.float32) for name in ("u", "w", "v")}
+    constants |= {"b": np.ones(64, np.float32), "w": rng.normal(size=(16, 64)).astype(np.float32)}
+    constants["v"] = rng.normal(size=(64, 8)).astype(np.float32)
+    constants["w"][0, 0] = 2e5
+    nodes = [
+        helper.make_node("MatMul", ["input", "u"], ["h"], "before"),
+        helper.make_node("Gemm", ["h", "w", "b"], ["k"]),  # without a name
+        helper.make_node("MatMul", ["k", "v"], ["output"], "after"),
+    ]
+    model = proto(nodes, constants, (TensorProto.FLOAT, ["N", 16]), ["N", 8])
+    judge = fold.evidence(evidence.data, score=lambda _: 1.0)
+    made, report = cast(model, CastConfig(arithmetic=True), judge)
+    assert report.untouched == {"Gemm_1": "a number of it is beyond 65504, the largest of fp16"}
+    assert [row["name"] for row in report.layers] == ["before", "after"]
+    whole = [tuple(t.dims) for t in made.graph.initializer if t.data_type == TensorProto.FLOAT]
+    assert sorted(whole) == [(16, 64), (64,)]
+    x = 0.01 * rng.normal(size=(20, 16)).astype(np.float32)
+    want = _onnx.outputs(model, x)
+    assert np.abs(_onnx.outputs(made, x) - want).max() < 0.01 * np.abs(want).max()
+
+
+@pytest.mark.parametrize("arithmetic", [False, True])
+def test_numbers_too_small_for_fp16_stay(evidence, proto, arithmetic):
+    """Below 6e-5 fp16 has fewer digits, below 6e-8 none; beside larger numbers that does not matter."""
+    rng = np.random.default_rng(0)
+    constants = {"w": 1e-8 * rng.normal(size=(16, 16)), "v": 1e4 * rng.normal(size=(16, 16))}
+    constants = {name: value.astype(np.float32) for name, value in constants.items()}
+    constants["v"][:8, 0] = 1e-9
+    nodes = [
+        helper.make_node("MatMul", ["input", "w"], ["h"], "tiny"),
+        helper.make_node("MatMul", ["h", "v"], ["output"], "large"),
+    ]
+    model = proto(nodes, constants, (TensorProto.FLOAT, ["N", 16]), ["N", 16])
+    judge = fold.evidence(evidence.data, score=lambda _: 1.0)
+    made, report = cast(model, CastConfig(arithmetic=arithmetic), judge)
+    assert list(report.untouched) == ["tiny"]
+    assert "too small for fp16" in report.untouched["tiny"]
+    assert [row["name"] for row in report.layers] == ["large"]
+    x = (1e4 if arithmetic else 1) * rng.normal(size=(20, 16)).astype(np.float32)
+    want = _onnx.outputs(model, x)
+    assert np.abs(_onnx.outputs(made, x) - want).max() < 0.01 * np.abs(want).max()
+    _, report = cast(model, CastConfig(dtype="bf16"), judge)
+    assert report.untouched == {}
+
+
 def test_bad_input_is_told(network, graph, evidence, proto):
     with pytest.raises(UserError, match=r"cast was given a Sequential; expected an exported graph .* First: graph ="):
         cast(network, CastConfig(), evidence)

@@ -546,7 +546,7 @@ def test_a_network_that_cannot_be_traced(capfd: pytest.CaptureFixture[str]) -> N
             return super().forward(-x if x.sum() > 0 else x)
 
     level = logging.getLogger("torch").level
-    with pytest.raises(ModelError, match=r"Branch cannot be traced: GuardOn.*quantized dynamically") as caught:
+    with pytest.raises(ModelError, match=r"Branch cannot be traced: GuardOn.*distilled into") as caught:
         trace(Branch(), torch.randn(2, 3, 8, 8))
     assert "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")

@@ -92,6 +92,17 @@ def test_hooks_are_gone_afterwards_and_see_what_passes():
     assert not any(m._forward_hooks for m in teacher.modules())
 
 
+def test_a_hint_is_what_the_layer_put_out_before_another_writes_over_it():
+    torch.manual_seed(0)
+    student, x = nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True)), torch.randn(8, 4)
+    with watching(student, [Place("0")]) as seen:
+        student(x)
+        torch.testing.assert_close(seen[0], student[0](x))
+        assert seen[0].min() < 0
+        seen[0].sum().backward()
+    torch.testing.assert_close(student[0].bias.grad, torch.full((6,), 8.0))  # of all outputs, negative ones too
+
+
 def rows() -> Data:
     generator = torch.Generator().manual_seed(0)
     inputs = torch.randn(160, 4, generator=generator)

@@ -130,8 +130,32 @@ def test_measured_activations_replace_the_weights_of_the_first_layer():
     made, _ = equalise(net, EqualiseConfig(ranges="activations"), evidence)
     assert difference(net, made, x) < 1e-5
     with torch.no_grad():
-        seen, read = made[0](x).abs().amax(0), made[2].weight.abs().amax(0)
+        seen, read = made[:2](x).amax(0), made[2].weight.abs().amax(0)
     torch.testing.assert_close(seen, read, rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("flat", [True, False])
+def test_an_activation_is_measured_where_the_next_layer_reads_it(flat):
+    """What lies far below zero is never read behind a ReLU: it makes no channel large."""
+    torch.manual_seed(0)
+    if flat:  # four positions of each channel become neighbours
+        net = nn.Sequential(nn.Conv2d(2, 6, 1), nn.ReLU(), nn.Flatten(), nn.Linear(24, 3)).eval()
+        x = torch.rand(50, 2, 2, 2)
+    else:
+        net = nn.Sequential(nn.Linear(2, 6), nn.ReLU(), nn.Linear(6, 3)).eval()
+        x = torch.rand(50, 2)
+    with torch.no_grad():  # channels 0 and 1: down to -1000, and never above 1
+        net[0].weight.uniform_(0.1, 1)
+        net[0].bias.zero_()
+        net[0].weight[:2], net[0].bias[:2] = -1000, 1
+        x[:20] *= 1e-4
+    made, report = equalise(net, EqualiseConfig(ranges="activations"), looks(tuple(x.shape[1:]), x))
+    assert difference(net, made, x) < 1e-5
+    with torch.no_grad():
+        seen = made[:2](x).movedim(1, 0).flatten(1).amax(1)
+        read = made[-1].weight.abs().amax(0).view(6, -1).amax(1)
+    torch.testing.assert_close(seen, read, rtol=1e-3, atol=0)
+    assert report.layers[0]["largest_scale"] < 10
 
 
 @settings(max_examples=15, deadline=None)
@@ -223,6 +247,37 @@ def test_a_pair_that_changes_the_outputs_stays():
     assert report.layers == []
     assert "outputs are off by" in report.untouched["a"]
     assert difference(net, made, torch.randn(2, 4)) == 0
+
+
+class ReadsWhatIsFolded(nn.Module):
+    """Reads the bias that folding its norm changes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.norm, self.b = nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Linear(4, 2)
+        self.norm.running_mean.copy_(torch.arange(4.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.b(F.relu(self.norm(self.a(x)))) * self.a.bias.sum()
+
+
+def test_a_norm_that_cannot_be_folded_stays():
+    torch.manual_seed(0)
+    net = ReadsWhatIsFolded().eval()
+    made, report = equalise(net, EqualiseConfig(), looks((4,)))
+    assert "without it outputs are off by" in report.untouched["norm"]
+    assert isinstance(made.norm, nn.BatchNorm1d)
+    assert difference(net, made, torch.randn(5, 4)) < 1e-5
+
+
+def test_outputs_that_cannot_be_compared_are_no_agreement():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    with torch.no_grad():
+        net[0].weight[0, 0] = torch.nan
+    _, report = equalise(net, EqualiseConfig(), looks((4,)))
+    assert report.layers == []
+    assert "off by nan" in report.untouched["0"]
 
 
 def test_bad_input_is_told():

@@ -13,7 +13,7 @@ from torch import nn
 
 from dimwise import fold
 from dimwise.fold import _onnx
-from dimwise.fold._numbers import int4
+from dimwise.fold._numbers import bias_correction, compensation, int4
 from dimwise.fold._steps import parse
 from dimwise.fold.quantize import QuantizeConfig, quantize
 
@@ -131,6 +131,35 @@ def test_guilty_layers_go_back_to_eight_bits(evidence, proto):
         "bias correction",
         "1 guiltiest kept at 8 bits",
     ]
+
+
+@pytest.mark.parametrize("by_inputs", [False, True])
+def test_bias_correction_takes_back_the_shift_of_four_bits(proto, by_inputs):
+    rng = np.random.default_rng(0)
+    x = rng.uniform(0, 1, (200, 70)).astype(np.float32)
+    constants = {"w": rng.normal(size=(70, 16)).astype(np.float32), "b": rng.normal(size=16).astype(np.float32)}
+    nodes = [
+        helper.make_node("MatMul", ["input", "w"], ["m"], "one"),
+        helper.make_node("Add", ["m", "b"], ["output"], "add"),
+    ]
+    model = onnx.shape_inference.infer_shapes(proto(nodes, constants, (TensorProto.FLOAT, ["N", 70]), ["N", 16]))
+    text, few = model.SerializeToString(), {"one"}
+    layer = compensation.layer_of(model.graph.node[0], 1, (70, 16))
+    assert layer is not None
+    moment = compensation.observing(model, [layer], x) if by_inputs else None
+
+    def shift(before: onnx.ModelProto) -> float:
+        made = int4.weights(onnx.ModelProto.FromString(before.SerializeToString()), few, block=32, moment=moment)
+        (out,) = _onnx.session(made, fuse=False).run(None, {"input": x})
+        return float(np.abs((out - _onnx.outputs(model, x)).mean(0)).max())
+
+    rounded = bias_correction.four_bits(model, few, block=32, moment=moment)
+    assert {name: weights.shape for name, weights in rounded.items()} == {"one": (70, 16)}
+    fixed = bias_correction.corrected(model, few, x, rounded=rounded)
+    assert model.SerializeToString() == text
+    assert shift(fixed) < 1e-4 < 0.01 * shift(model)
+    assert shift(bias_correction.corrected(model, few, x)) > 0.01  # what it would be for int8
+    assert bias_correction.four_bits(model, set(), block=32, moment=moment) == {}
 
 
 @settings(max_examples=25, deadline=None)

@@ -285,6 +285,32 @@ def test_timed_puts_back_what_is_not_faster():
     assert report.untouched["2"] == "its factors are not faster here (lowrank.timed)"
 
 
+def test_layers_behind_tokens_are_timed_on_numbers():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(50, 16), nn.Flatten(), spread(nn.Linear(64, 16), 0.5)).eval()
+    told = dataclasses.replace(
+        looks((4,)), example=torch.tensor([[1, 2, 3, 49]]), score=lambda _: 1.0, cost=lambda m: {}
+    )
+
+    def faster(new: nn.Module, old: nn.Module, x: Tensor) -> bool:
+        return new(x).shape == old(x).shape == (1, 16)
+
+    _, report = lowrank(net, config(by="energy", energy=0.9, timed=True), told, faster=faster)
+    assert [row["name"] for row in report.layers] == ["2"]
+
+
+@pytest.mark.parametrize("n", [1, 12, 60])
+def test_few_inputs_say_nothing_of_how_outputs_vary(n):
+    """Of one input the covariance is 0, and rank 1 would be perfect: the weights are looked at instead."""
+    torch.manual_seed(0)
+    net, told = nn.Sequential(nn.Linear(12, 12), nn.ReLU(), nn.Linear(12, 2)).eval(), looks((12,), n)
+    made, report = lowrank(net, config(by="energy", energy=0.7, data=True, skip=("2",)), told)
+    plain, _ = lowrank(net, config(by="energy", energy=0.7, skip=("2",)), told)
+    same = all(torch.equal(a, b) for a, b in zip(made.parameters(), plain.parameters(), strict=False))
+    assert same == (n < 60)
+    assert any("'0' by its weights alone" in note and f"{n} outputs" in note for note in report.notes) == (n < 60)
+
+
 def test_fine_tuning_learns_and_skip_names_what_stays():
     net, told = wide(), looks((3, 8, 8))
     made, report = lowrank(net, config(macs=0.5, epochs=4, lr_frac=1.0, data=True, skip=("0",)), told)

@@ -94,6 +94,14 @@ def test_students_are_narrower_and_repeat():
     assert not torch.equal(one.heads[0][0].weight, one.heads[1][0].weight)
 
 
+@pytest.mark.parametrize("way", ["heads", "students"])
+def test_the_global_generator_is_left_alone(way):
+    plain, told = net(), looks(n=30)
+    before = torch.get_rng_state()
+    one_vs_rest(plain, OneVsRestConfig(way=way, epochs=1), told)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
 @pytest.mark.parametrize("task", ["classification", "multilabel"])
 def test_the_scores_of_each_class_are_those_of_scikit_learn(task):
     from sklearn.metrics import precision_recall_fscore_support

@@ -388,7 +388,7 @@ def test_what_cannot_be_traced() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return super().forward(x if x.sum() > 0 else -x)
 
-    with pytest.raises(ModelError, match=r"Branch cannot be traced: .*it can still be quantized"):
+    with pytest.raises(ModelError, match=r"Branch cannot be traced: .*it can still be distilled into"):
         prune(Branch(), config(), evidence((3, 8, 8)))
 
 

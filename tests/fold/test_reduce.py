@@ -53,6 +53,14 @@ def test_features_of_any_layer_are_what_it_puts_out():
     assert features(lstm, "0", torch.randn(2, 3, 6)).shape == (2, 3, 4)
 
 
+def test_features_are_those_before_a_later_layer_writes_over_them():
+    torch.manual_seed(0)
+    plain, x = nn.Sequential(nn.Linear(6, 4), nn.ReLU(inplace=True)), torch.randn(7, 6)
+    found = features(plain, "0", x)
+    assert found.min() < 0
+    torch.testing.assert_close(found, plain[0](x).detach())
+
+
 def test_features_of_no_layer_are_refused():
     with pytest.raises(ModelError, match=r"Sequential has no layer '9'; expected input, or such as '0', '1', '2'"):
         features(net(), "9", torch.zeros(1, 6))
@@ -265,6 +273,32 @@ def test_the_original_is_left_and_the_result_repeats_and_exports():
     assert other(torch.zeros(1, 6)).shape == (1, 3)
 
 
+def test_places_where_nothing_varies_are_passed_over():
+    told, dead = looks(), net()
+    with torch.no_grad():
+        dead[0].bias.fill_(-1e4)  # behind its ReLU all is 0
+    with pytest.raises(ModelError, match="the features at '1' are the same for all inputs"):
+        reduce(dead, ReduceConfig(layer="1"), told)
+    same = dataclasses.replace(told.data, train=Split(torch.full((90, 6), 0.7), torch.arange(90) % 3))
+    with pytest.raises(ModelError, match="the features at 'input' are the same for all inputs"):
+        reduce(net(), ReduceConfig(layer="input"), dataclasses.replace(told, data=same))
+    x = torch.randn(2, 6)
+    told = dataclasses.replace(told, score=lambda m: 0.9 if torch.equal(*m(x)) else 0.5)  # so all places are tried
+    _, report = reduce(dead, ReduceConfig(), told)
+    assert report.layers[0]["name"] in ("input", "0")
+    for place in ("1", "2", "3"):
+        assert report.untouched[place] == f"the features at {place!r} are the same for all inputs"
+
+
+def test_places_with_too_few_components_are_passed_over():
+    told = looks()
+    _, report = reduce(net(), ReduceConfig(components=7), told)
+    assert report.layers[0]["name"] == "1"  # 8 features; before it, 6 numbers and what is linear in them
+    assert report.untouched["input"].startswith("reduce.components is 7; expected at most 6")
+    with pytest.raises(RecipeError, match=r"reduce.components is 100; expected at most 6, .* at 'input'"):
+        reduce(net(), ReduceConfig(components=100), told)
+
+
 def test_mistakes_are_told_in_one_line():
     told = looks()
     with pytest.raises(UserError, match="reduce was given a str"):
@@ -280,3 +314,13 @@ def test_mistakes_are_told_in_one_line():
     sick = dataclasses.replace(told.data, train=Split(torch.full((9, 6), torch.nan), torch.zeros(9)))
     with pytest.raises(DataError, match="the features hold NaN or infinity"):
         reduce(net(), ReduceConfig(layer="0"), dataclasses.replace(told, data=sick))
+
+
+def test_what_the_card_offers_beside_the_fold_is_exported():
+    from dimwise.fold import Components, features, pca
+
+    assert {"Components", "features", "pca"} <= set(fold.__all__)
+    found = pca(features(net(), "1", torch.randn(20, 6)))
+    assert isinstance(found, Components)
+    assert found.explained_variance().sum() == pytest.approx(1)
+    assert "from dimwise.fold import features, pca" in (fold.__doc__ or "")

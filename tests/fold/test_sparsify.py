@@ -85,6 +85,22 @@ def test_layers_that_do_not_come_in_fours_and_those_named_are_left() -> None:
     assert {round(row["zeros_frac"], 6) for row in report.layers} == {0.5}
 
 
+def test_input_channels_of_a_transposed_convolution_come_first() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        nn.ConvTranspose2d(3, 8, 2),
+        nn.ConvTranspose2d(8, 6, 2),
+        nn.ConvTranspose2d(6, 8, 1, groups=2),
+        nn.Flatten(),
+        nn.Linear(8 * 100, 2),
+    ).eval()
+    sparse, report = sparsify(net, config(pattern="2:4", skip=("4",)), told())
+    assert [row["name"] for row in report.layers] == ["1.weight"]
+    assert ((sparse[1].weight.movedim(0, -1).reshape(-1, 4) == 0).sum(1) == 2).all()
+    assert report.untouched["0"] == "its 3 input channels do not come in fours"
+    assert report.untouched["2"] == "a grouped transposed convolution"
+
+
 # Under the mask -----------------------------------------------------------------------------------------------------
 
 
@@ -149,7 +165,8 @@ def test_every_model_of_the_table(name: str) -> None:
     shape = (12,) if name in TOKENS else (1, 32, 32) if name == "lenet5" else (3, 32, 32)
     net = network(name, shape, 2, width=0.25 if name != "lenet5" else 1.0)
     before = {k: v.clone() for k, v in net.state_dict().items()}
-    seen = dataclasses.replace(told(4), score=lambda _: 0.5, cost=lambda _: {"params": 1.0})
+    example = inputs(name, 1, *shape)
+    seen = dataclasses.replace(told(4), example=example, score=lambda _: 0.5, cost=lambda _: {"params": 1.0})
     sparse, _ = sparsify(net, config(sparsity=0.5), seen)
     assert sparse(inputs(name, 2, *shape)).shape == (2, 2)
     assert all(torch.equal(before[k], v) for k, v in net.state_dict().items())
@@ -167,7 +184,7 @@ def test_what_is_refused() -> None:
     with pytest.raises(ModelError, match=r"sparsify.skip names 'conv9', which is no layer"):
         sparsify(small(), config(skip=("conv9",)), told())
     with pytest.raises(ModelError, match=r"Sequential has no weight that can become zero \(1: its 3 input channels"):
-        sparsify(nn.Sequential(nn.Flatten(), nn.Linear(3, 2)), config(pattern="2:4"), told())
+        sparsify(nn.Sequential(nn.ReLU(), nn.Conv2d(3, 2, 1)), config(pattern="2:4"), told())
     broken = small()
     with torch.no_grad():
         next(iter(broken.parameters()))[0] = float("nan")

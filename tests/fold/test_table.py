@@ -4,14 +4,15 @@ import importlib
 import inspect
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from dimwise import fold
 from dimwise.data.sets import Data, Normalise, Split
-from dimwise.errors import DataError, RecipeError
+from dimwise.errors import DataError, ModelError, RecipeError
 from dimwise.measure.cost import n_params, state_size_bytes
 from dimwise.tasks import get
 from dimwise.train import TrainConfig, evaluate
@@ -61,6 +62,48 @@ def test_a_verb_is_a_function_whatever_was_imported_first(name, module_first, mo
     assert inspect.ismodule(module)
     assert inspect.isfunction(getattr(package, name))
     assert getattr(package, name) is getattr(module, name) is package.get(name)
+
+
+class Dense(nn.Module):
+    """A small network that answers in one of several ways."""
+
+    def __init__(self, answer: str) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 16), nn.Linear(16, 2)
+        self.answer = answer
+
+    def forward(self, x: Tensor, *more: Tensor) -> Any:
+        if self.answer == "two inputs":
+            x = x + more[0]
+        scores = self.two(self.one(x).relu())
+        return {"scores": scores} if self.answer == "dict" else scores
+
+
+def unlike(kind: str) -> nn.Module:
+    """A network with which no fold can work."""
+    torch.manual_seed(0)
+    if kind == "not copied":
+        net = Dense("scores")
+        net.one.seen = net.one.weight * 2
+        return net
+    return Dense(kind).bfloat16() if kind == "bfloat16" else Dense(kind)
+
+
+@pytest.mark.parametrize("name", [name for name in TECHNIQUES if name not in fold.GRAPH_FOLDS])
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        ("dict", "Dense returned a dict; expected one tensor"),
+        ("two inputs", r"Dense cannot be run on \(2, 4\): IndexError"),
+        ("bfloat16", r"Dense cannot be run on \(2, 4\): RuntimeError"),
+        ("not copied", "cannot copy Dense: RuntimeError.*parametrizations"),
+    ],
+)
+def test_a_network_that_no_fold_can_take_is_told_in_one_line(name, kind, says):
+    verb = fold.get(name)
+    config = inspect.signature(verb, eval_str=True).parameters["config"].annotation
+    with pytest.raises(ModelError, match=says):
+        verb(unlike(kind), config(), fold.evidence(tiny()))
 
 
 def test_unknown_fold_is_refused():

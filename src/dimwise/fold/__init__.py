@@ -2,6 +2,13 @@
 
     verb(model, config, evidence) -> (model, FoldReport)
 
+What `reduce` stands on is there by itself, for a look at what any layer has learnt:
+
+    from dimwise.fold import features, pca
+    pca(features(model, "layer4", inputs)).explained_variance()
+
+Their pictures are ``scree`` and ``projection`` of dimwise.view.components.
+
 Adding one: its file, its test, its line in :data:`FOLDS`, its import below.
 """
 
@@ -11,7 +18,9 @@ from collections.abc import Callable
 from typing import Any
 
 from dimwise.errors import RecipeError, nearest
+from dimwise.fold._components import Components, pca
 from dimwise.fold._evidence import Evidence, FoldReport
+from dimwise.fold._extract import features
 from dimwise.fold._gather import evidence
 from dimwise.fold._numbers.pt2e import quantize_pytorch
 
@@ -55,6 +64,7 @@ __all__ = [
     "FOLDS",
     "GRAPH_FOLDS",
     "CastConfig",
+    "Components",
     "DistillConfig",
     "EqualiseConfig",
     "Evidence",
@@ -73,10 +83,12 @@ __all__ = [
     "distill",
     "equalise",
     "evidence",
+    "features",
     "fuse",
     "get",
     "lowrank",
     "one_vs_rest",
+    "pca",
     "prune",
     "qat",
     "quantize",

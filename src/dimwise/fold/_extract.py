@@ -44,7 +44,7 @@ def features(model: nn.Module, layer: str, inputs: Tensor, *, batch_size: int = 
     last: list[Tensor] = []
 
     def keep(_: nn.Module, args: Any, output: Any) -> None:
-        last[:] = [_first_tensor(layer, output)]
+        last[:] = [_first_tensor(layer, output).detach().clone()]  # the next layer may write over it
 
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     handle = module.register_forward_hook(keep)
@@ -55,7 +55,7 @@ def features(model: nn.Module, layer: str, inputs: Tensor, *, batch_size: int = 
                 model(x.to(device))
                 if not last:
                     raise ModelError(f"layer {layer!r} does not run", next_step="Name a layer that does.")
-                found.append(last[0].detach().cpu())
+                found.append(last[0].cpu())
     finally:
         handle.remove()
     return torch.cat(found)

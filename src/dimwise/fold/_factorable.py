@@ -30,6 +30,8 @@ class Layer:
     """Of the whole layer, for the inputs it was looked at with."""
     input_shape: tuple[int, ...]
     ways: tuple[Factors, ...]
+    n_seen: int | None = None
+    """Outputs on training inputs, where they were too few and the ways are those of the weights; else None."""
 
     def cost(self, way: Factors, rank: int) -> float:
         """Multiply-accumulates at a rank; for an embedding those of the product that it had not before."""
@@ -78,12 +80,12 @@ def look(
             expected="a dense layer, or a convolution with one group",
             next_step="It can still be quantized or distilled.",
         )
-    seen = _moments(model, chosen, config, evidence) if config.data else {}
+    seen, few = _moments(model, chosen, config, evidence) if config.data else ({}, {})
     layers = []
     for name, module in chosen.items():
         row = rows[name or "model"]
         ways = tuple(_ways(name, module, seen.get(name), row.input_shape, row.output_shape, config))
-        layers.append(Layer(name, row.macs or 0.0, row.input_shape, ways))
+        layers.append(Layer(name, row.macs or 0.0, row.input_shape, ways, few.get(name)))
     return counted.macs, layers, untouched
 
 
@@ -146,8 +148,12 @@ MOST_ROWS = 4096
 
 def _moments(
     model: nn.Module, chosen: dict[str, nn.Module], config: LowrankConfig, evidence: Evidence
-) -> dict[str, Moments]:
-    """Mean and covariance of each layer's outputs on training inputs."""
+) -> tuple[dict[str, Moments], dict[str, int]]:
+    """Mean and covariance of each layer's outputs on training inputs; of how many, for layers where they are too few.
+
+    About their mean n outputs span n − 1 dimensions at most: fewer than the layer has, and its covariance would call
+    a lower rank perfect.
+    """
     sums: dict[str, tuple[int, Tensor, Tensor]] = {}
 
     def hook(name: str, axis: int) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -175,7 +181,7 @@ def _moments(
     finally:
         for handle in handles:
             handle.remove()
-    found = {}
+    found, few = {}, {}
     for name, (n, first, second) in sums.items():
         mean = first / n
         covariance = second / n - mean[:, None] * mean
@@ -184,5 +190,9 @@ def _moments(
                 f"layer {name!r} puts out NaN or infinity on training inputs",
                 next_step="Look for them in the data, or set data=false.",
             )
-        found[name] = Moments(mean, covariance)
-    return found
+        weight = chosen[name].get_parameter("weight")
+        if n <= min(len(weight), weight[0].numel()):
+            few[name] = n
+        else:
+            found[name] = Moments(mean, covariance)
+    return found, few

@@ -9,7 +9,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from dimwise.errors import ModelError, UserError, first_line, nearest
+from dimwise.errors import ModelError, UserError, a_kind, first_line, nearest
 from dimwise.measure import evaluating
 from dimwise.seeds import derive
 
@@ -28,7 +28,7 @@ def require_network(fold: str, model: object) -> None:
     """
     if not isinstance(model, nn.Module):
         raise UserError(
-            f"{fold} was given a {type(model).__name__}",
+            f"{fold} was given {a_kind(model)}",
             expected="a torch.nn.Module",
             next_step=f"Apply {fold} before exporting.",
         )

@@ -3,8 +3,9 @@
 Idea: trained weights hardly use the digits of float32. Stored in 16 bits the file is half as large, and the scores
 stay the same to three digits.
 
-Mathematics: fp16 keeps 11 significant bits between 6.1e-5 and 65504, so |Δw| ≤ 2⁻¹¹ |w|; bf16 keeps 8 significant bits
-over the range of float32, |Δw| ≤ 2⁻⁸ |w|.
+Mathematics: fp16 keeps 11 significant bits between 6.1e-5 and 65504, so |Δw| ≤ 2⁻¹¹ |w|, and below |Δw| ≤ 2⁻²⁵, which
+is little beside larger weights: max |Δw| ≤ 2⁻¹¹ max |w| of each tensor is checked. bf16 keeps 8 significant bits over
+the range of float32, |Δw| ≤ 2⁻⁸ |w|.
 
 Use when: int8 costs too much score, or calibration data is missing; after ``quantize`` for what it left float.
 ``arithmetic`` computes in fp16 as well: for accelerators, not for CPUs.
@@ -12,8 +13,9 @@ Use when: int8 costs too much score, or calibration data is missing; after ``qua
 Cost: some ms. It saves size, not time: a Cast to float32 stands before each weight and is folded into a constant when
 the graph is loaded, so loading takes a little longer and what runs is the float graph, in as much memory and time.
 
-Pitfalls: weights beyond 65504 do not fit fp16 and stay float32. ``arithmetic`` is slower on CPUs than float32, where
-onnxruntime has few fp16 kernels and casts around them; activations beyond 65504 overflow. Measure.
+Pitfalls: tensors with weights beyond 65504, or with none above 6.1e-5, do not fit fp16 and stay float32; with
+``arithmetic`` their operators compute in float32 too. ``arithmetic`` is slower on CPUs than float32, where onnxruntime
+has few fp16 kernels and casts around them; activations beyond 65504 overflow, far below 6.1e-5 they vanish. Measure.
 
 Source: IEEE 754-2019 (binary16); Micikevicius et al. 2018, arXiv:1710.03740 (half-precision storage); Kalamkar et al.
 2019, arXiv:1905.12322 (bfloat16).
@@ -90,7 +92,7 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
         )
     started = time.perf_counter()
     before = copy.deepcopy(model)
-    rows, untouched = _look(before, config)
+    rows, untouched, whole = _look(before, config)
     if not rows:
         reasons = "; ".join(f"{name}: {why}" for name, why in untouched.items())
         raise ModelError(
@@ -98,7 +100,7 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
             expected=f"float32 constants of at least {SMALLEST} numbers",
             next_step="Keep the graph as it is.",
         )
-    after = _in_half(before) if config.arithmetic else _stored(before, config, {row["tensor"] for row in rows})
+    after = _in_half(before, whole) if config.arithmetic else _stored(before, config, {row["tensor"] for row in rows})
     after = _onnx.compact(after)
     _onnx.session(after)
     layers = [{key: value for key, value in row.items() if key != "tensor"} for row in rows]
@@ -106,15 +108,18 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
     return after, report
 
 
-def _look(model: Any, config: CastConfig) -> tuple[list[dict[str, Any]], dict[str, str]]:
-    """The constants to cast under the names of their nodes, and layers that keep theirs, with the reason."""
+def _look(model: Any, config: CastConfig) -> tuple[list[dict[str, Any]], dict[str, str], set[str]]:
+    """The constants to cast under the names of their nodes, layers that keep some of theirs, with the reason, and the
+    names of those of them whose numbers do not fit.
+    """
     import onnx
 
     constants = {t.name: t for t in model.graph.initializer}
     rows: dict[str, dict[str, Any]] = {}
     untouched: dict[str, str] = {}
+    whole: set[str] = set()
     for position, node in enumerate(model.graph.node):
-        name = node.name or f"{node.op_type}_{position}"
+        name, found = _name(node, position), {}
         for tensor in (constants[n] for n in node.input if n in constants):
             if tensor.name in rows or node.op_type in _NOT_WEIGHTS:
                 continue
@@ -122,18 +127,35 @@ def _look(model: Any, config: CastConfig) -> tuple[list[dict[str, Any]], dict[st
                 if len(tensor.dims) > 1 and node.op_type in (*_onnx.WEIGHTED, "Cast"):
                     untouched[name] = "its weights are not float32"
             elif np.prod(tensor.dims) >= SMALLEST:
-                value = onnx.numpy_helper.to_array(tensor)
-                if config.dtype == "fp16" and not float(np.abs(value).max()) <= LARGEST:
-                    untouched[name] = f"a number of it is beyond {LARGEST:.0f}, the largest of fp16"
+                why = _misfit(onnx.numpy_helper.to_array(tensor)) if config.dtype == "fp16" else ""
+                if why:
+                    untouched[name] = why
+                    whole.add(name)
                 else:
-                    rows[tensor.name] = {
+                    found[tensor.name] = {
                         "name": name,
                         "op": node.op_type,
                         "bits": 16,
                         "weights": list(tensor.dims),
                         "tensor": tensor.name,
                     }
-    return list(rows.values()), untouched
+        if not (config.arithmetic and name in whole):  # which computes in float32, with all of its constants
+            rows |= found
+    return list(rows.values()), untouched, whole
+
+
+def _name(node: Any, position: int) -> str:
+    return node.name or f"{node.op_type}_{position}"
+
+
+def _misfit(value: _onnx.Array) -> str:
+    """Why an array cannot be had in fp16; empty when it can."""
+    largest = float(np.abs(value).max())
+    if not largest <= LARGEST:
+        return f"a number of it is beyond {LARGEST:.0f}, the largest of fp16"
+    if float(np.abs(value - value.astype(np.float16).astype(np.float32)).max()) > 2.0**-11 * largest:
+        return f"its largest number is {largest:.1g}, too small for fp16, which has fewer digits below 6.1e-5"
+    return ""
 
 
 def _stored(model: Any, config: CastConfig, names: set[str]) -> Any:
@@ -153,8 +175,10 @@ def _stored(model: Any, config: CastConfig, names: set[str]) -> Any:
     return model
 
 
-def _in_half(model: Any) -> Any:
-    """The graph computing in fp16 with float32 at its borders."""
+def _in_half(model: Any, whole: set[str]) -> Any:
+    """The graph computing in fp16 with float32 at its borders, and in the nodes of these names. In place."""
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
-    return convert_float_to_float16(model, keep_io_types=True)
+    for position, node in enumerate(model.graph.node):
+        node.name = _name(node, position)
+    return convert_float_to_float16(model, keep_io_types=True, node_block_list=sorted(whole))

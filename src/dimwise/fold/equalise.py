@@ -7,7 +7,8 @@ computes the same, and the steps are shared fairly.
 Mathematics: with a positively homogeneous f between them, f(s x) = s f(x) for s > 0, W₂ f(W₁ x + b₁) =
 W₂ S f(S⁻¹ W₁ x + S⁻¹ b₁) for any diagonal S > 0. s_c = √(r₁c / r₂c) makes the ranges of both equal, r₁c s_c⁻¹ = r₂c s_c
 = √(r₁c r₂c), where r₂c = max |W₂| over what reads channel c, and r₁c = max |W₁| over what makes it, or the largest
-activation measured. Repeated over all pairs until no s moves, as a layer belongs to two pairs.
+|activation| that the second layer is measured to read of it: behind a ReLU what lies below zero counts for nothing.
+Repeated over all pairs until no s moves, as a layer belongs to two pairs.
 
 Use when: before int8, for networks whose int8 score collapses, above all with depthwise layers or trained without
 weight decay; before a layer-wise palette or 4 bits as well.
@@ -16,6 +17,7 @@ Cost: a trace (1 to 3 s) and some ms per layer. Exact up to rounding; no time at
 
 Pitfalls: ReLU6 and other bounded activations are not homogeneous: their pairs stay (``relu6="relu"`` replaces them,
 which changes the network where they were at their bound). Residual sums tie channels of several layers: they stay.
+So do a norm whose folding is seen to change the network, and a pair that does.
 With weight scales per channel, what r₁ = weights gains is in the activations between, so measure both kinds.
 
 Source: Nagel, van Baalen, Blankevoort, Welling 2019, arXiv:1906.04721, section 4.1; for activations Xiao et al. 2023,
@@ -40,9 +42,9 @@ from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 from dimwise.errors import DataError, ModelError
 from dimwise.fold._channels.look import Look, kind
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._modules import difference, probe, require_network, swap_
+from dimwise.fold._modules import difference, swap_, working_copy
 from dimwise.fold.fuse import find as find_norms
-from dimwise.fold.fuse import folded
+from dimwise.fold.fuse import folded_as_meant
 from dimwise.measure import evaluating
 from dimwise.recipe import config
 from dimwise.seeds import derive
@@ -53,8 +55,8 @@ class EqualiseConfig:
     """How channels are equalised."""
 
     ranges: Literal["weights", "activations"] = "weights"
-    """What makes a channel large in the first layer: its weights, or its largest activation on training inputs.
-    Default: weights, which needs no data."""
+    """What makes a channel of the first layer large: its weights, or the largest activation that the second layer reads
+    of it on training inputs. Default: weights, which needs no data."""
     relu6: Literal["keep", "relu"] = "keep"
     """keep: pairs with a ReLU6 between stay; relu: ReLU6 is replaced, which may change outputs. Default: exact."""
     rounds: Annotated[int, Field(ge=1)] = 20
@@ -96,17 +98,14 @@ def equalise(model: nn.Module, config: EqualiseConfig, evidence: Evidence) -> tu
 
     Source: see the card.
     """
-    require_network("equalise", model)
     started = time.perf_counter()
-    original = deepcopy(model).eval()
-    device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    x = probe(evidence.example, evidence.seed).to(device)
+    original, x = working_copy("equalise", model, evidence.example, evidence.seed)
     norms, untouched = fuse_norms(original, x)
     start = norms if config.relu6 == "keep" else _without_relu6(norms)
     pairs, reasons = find(start, x)
     untouched |= reasons
     made, scales = equalised(start, pairs, config, evidence)
-    if pairs and difference(start, made, x) > config.tolerance:
+    if pairs and not difference(start, made, x) <= config.tolerance:  # NaN is no agreement
         pairs = [pair for pair in pairs if _agrees(start, pair, config, evidence, x, untouched)]
         made, scales = equalised(start, pairs, config, evidence)
     rows = [
@@ -123,9 +122,9 @@ def equalise(model: nn.Module, config: EqualiseConfig, evidence: Evidence) -> tu
 
 
 def fuse_norms(model: nn.Module, x: Tensor) -> tuple[nn.Module, dict[str, str]]:
-    """The network with its norms folded, and why some stay."""
+    """The network with those norms folded that leave it the same, and why others stay."""
     found, untouched = find_norms(model, x)
-    return folded(model, found), untouched
+    return folded_as_meant(model, found, x, untouched), untouched
 
 
 def _without_relu6(model: nn.Module) -> nn.Module:
@@ -140,9 +139,10 @@ def _agrees(
     model: nn.Module, pair: Pair, config: EqualiseConfig, evidence: Evidence, x: Tensor, untouched: dict[str, str]
 ) -> bool:
     off = difference(model, equalised(model, [pair], config, evidence)[0], x)
-    if off > config.tolerance:
+    agrees = off <= config.tolerance
+    if not agrees:
         untouched[pair.first] = f"scaled, the outputs are off by {off:.2g} of their largest"
-    return off <= config.tolerance
+    return agrees
 
 
 # What may be scaled --------------------------------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def _scale_(model: nn.Module, pair: Pair, s: Tensor) -> None:
 def _largest_activations(
     model: nn.Module, pairs: list[Pair], config: EqualiseConfig, evidence: Evidence
 ) -> dict[str, Tensor]:
-    """Layer -> (C,) float64 largest |output| of each channel over training inputs."""
+    """First layer -> (C,) float64 largest |activation| of each channel that the second reads over training inputs."""
     data = evidence.data
     if not len(data.train):
         raise DataError(
@@ -294,15 +294,20 @@ def _largest_activations(
     rows = torch.randperm(len(data.train), generator=generator)[: config.n_calibration]
     found: dict[str, Tensor] = {}
 
-    def keep(name: str) -> Any:
-        def hook(module: nn.Module, _args: Any, output: Tensor) -> None:
-            values = output.detach().abs().double()
-            channels = values.movedim(-1 if isinstance(module, nn.Linear) else 1, 0).flatten(1).amax(1).cpu()
+    def keep(name: str, n_channels: int) -> Any:
+        def hook(module: nn.Module, args: tuple[Tensor, ...]) -> None:
+            values = args[0].detach().abs().movedim(-1 if isinstance(module, nn.Linear) else 1, 0)
+            channels = values.reshape(n_channels, -1).amax(1).double().cpu()  # positions of a channel lie together
             found[name] = torch.maximum(found[name], channels) if name in found else channels
 
         return hook
 
-    hooks = [model.get_submodule(pair.first).register_forward_hook(keep(pair.first)) for pair in pairs]
+    hooks = [
+        model.get_submodule(pair.second).register_forward_pre_hook(
+            keep(pair.first, len(model.get_parameter(f"{pair.first}.weight")))
+        )
+        for pair in pairs
+    ]
     device = next(model.parameters()).device
     try:
         with evaluating(model):

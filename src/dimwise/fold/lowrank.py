@@ -8,6 +8,7 @@ The energy kept is Σ_{i≤r} σ_i² / Σ σ_i². Dense: (O, I) costs O·I, its 
 r filters k × k, then 1 × 1; by ``spatial``: k × 1, then 1 × k. With ``data`` the squares are the variances of the
 layer's outputs along their principal axes P, y ≈ mean + P Pᵀ (y − mean): the error that is least is that of the
 outputs on training inputs, not that of the weights. By ``macs``, all layers lose the same share of their energy.
+Outputs no more than min(O, I) say nothing of all axes: such a layer is taken by its weights, and a note says so.
 
 Use when: dense layers or wide convolutions dominate (classifier heads, transformers, VGG), or an embedding table is
 most of the file. Before quantizing; instead of, or after, pruning.
@@ -29,7 +30,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from copy import deepcopy
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -41,7 +42,7 @@ from dimwise.errors import ModelError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._factor import Factors
 from dimwise.fold._factorable import Layer, look
-from dimwise.fold._modules import probe, require_known, require_network, with_those_that_run
+from dimwise.fold._modules import require_known, with_those_that_run, working_copy
 from dimwise.fold._tune import recover
 from dimwise.measure import evaluating, latency, tie
 from dimwise.recipe import config
@@ -107,12 +108,9 @@ def lowrank(
 
     Source: see the card.
     """
-    require_network("lowrank", model)
-    require_known("lowrank", "skip", config.skip, model)
     started = time.perf_counter()
-    original = deepcopy(model).eval()
-    device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    x = probe(evidence.example, evidence.seed).to(device)
+    original, x = working_copy("lowrank", model, evidence.example, evidence.seed)
+    require_known("lowrank", "skip", config.skip, model)
     whole, layers, untouched = look(original, config, evidence, x)
     ranks = choose(layers, config, whole)
     for name, reason in _too_dear(layers, ranks, config):
@@ -127,10 +125,10 @@ def lowrank(
             epochs=config.epochs,
             lr_frac=config.lr_frac,
             teacher=config.teacher,
-        ).to(device)
+        ).to(x.device)
     made.eval()
     report = compare("lowrank", config, evidence, model, made, layers=rows, untouched=untouched, started=started)
-    return made, report
+    return made, replace(report, notes=[*report.notes, *_by_weights(layers, {row["name"] for row in rows})])
 
 
 # How far? -------------------------------------------------------------------------------------------------------------
@@ -193,6 +191,16 @@ def _too_dear(layers: list[Layer], ranks: Ranks, config: LowrankConfig) -> list[
     return [(a.name, "at the rank it needs two layers cost more than one") for a in layers if a.name not in ranks]
 
 
+def _by_weights(layers: list[Layer], replaced: set[str]) -> list[str]:
+    """What is to be known of layers whose outputs were too few to factorise."""
+    return [
+        f"lowrank took {layer.name!r} by its weights alone: {layer.n_seen} outputs on training inputs are too few to "
+        f"tell how its outputs vary (lowrank.data)"
+        for layer in layers
+        if layer.name in replaced and layer.n_seen is not None
+    ]
+
+
 # The new network ------------------------------------------------------------------------------------------------------
 
 
@@ -211,8 +219,9 @@ def _replace(
         for layer in layers:
             if layer.name not in pairs or not layer.macs:
                 continue
-            inputs = torch.zeros(1, *layer.input_shape[1:]).to(x)
-            if not faster(pairs[layer.name], original.get_submodule(layer.name), inputs):
+            old = original.get_submodule(layer.name)
+            inputs = torch.zeros(1, *layer.input_shape[1:]).to(next(old.parameters()))  # the network may take tokens
+            if not faster(pairs[layer.name], old, inputs):
                 untouched[layer.name] = "its factors are not faster here (lowrank.timed)"
                 del pairs[layer.name]
     made = with_those_that_run(original, pairs, x, untouched)

@@ -40,7 +40,8 @@ from dimwise.errors import DataError, ModelError, RecipeError
 from dimwise.fold._components import logistic
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._extract import extractor
-from dimwise.fold._modules import difference, probe, require_network, swap_
+from dimwise.fold._factor import bare, fill_
+from dimwise.fold._modules import swap_, working_copy
 from dimwise.fold._teaching.students import student
 from dimwise.fold.reduce import grid
 from dimwise.measure import evaluating
@@ -132,19 +133,15 @@ def one_vs_rest(model: nn.Module, config: OneVsRestConfig, evidence: Evidence) -
 
     Source: see the card.
     """
-    require_network("one_vs_rest", model)
+    started = time.perf_counter()
+    original, x = working_copy("one_vs_rest", model, evidence.example, evidence.seed)
     data = evidence.data
     if data.task not in ("classification", "multilabel"):
         raise RecipeError(f"one_vs_rest for the task {data.task!r}", expected="classes: classification or multilabel")
     if len(data.train) < 2:
         raise DataError(f"{data.name} has {len(data.train)} training inputs", expected="some of each class")
-    started = time.perf_counter()
-    original = deepcopy(model).eval()
-    device = next((p.device for p in original.parameters()), torch.device("cpu"))
-    x = probe(evidence.example, evidence.seed).to(device)
-    difference(original, original, x)  # a network that fails by itself is told as such
     made = (_heads if config.way == "heads" else _students)(original, x, config, evidence)
-    made.to(device).eval()
+    made.to(x.device).eval()
     rows = _per_class(original, made, evidence)
     report = compare("one_vs_rest", config, evidence, model, made, layers=rows, untouched={}, started=started)
     return made, report
@@ -172,10 +169,9 @@ def _heads(model: nn.Module, x: Tensor, config: OneVsRestConfig, evidence: Evide
     for k in range(data.n_outputs):
         weight, bias = logistic(z, answers[:, k].numpy())
         w = torch.from_numpy(weight) / size
-        head = nn.Linear(len(w), 1)
-        with torch.no_grad():
-            head.weight.copy_(w[None])
-            head.bias.fill_(bias - float(w @ mean))
+        head = bare(nn.Linear, len(w), 1)
+        head.weight = nn.Parameter(w[None].float())
+        head.bias = nn.Parameter(torch.tensor([bias - float(w @ mean)], dtype=torch.float32))
         heads.append(head)
     return OneVsRest(body, heads, data.labels)
 
@@ -189,11 +185,9 @@ def _students(model: nn.Module, x: Tensor, config: OneVsRestConfig, evidence: Ev
         small = student(model, config.scale, evidence.example, seed=seed)
         old = small.get_submodule(last)
         assert isinstance(old, nn.Linear)
-        new = nn.Linear(old.in_features, 1, bias=old.bias is not None)
-        with torch.no_grad():  # the first row is as random as any
-            for name, parameter in new.named_parameters():
-                parameter.copy_(getattr(old, name)[:1])
-        small = swap_(small, old, new.to(old.weight))
+        new = bare(nn.Linear, old.in_features, 1)
+        fill_(new, old.weight[:1], None if old.bias is None else old.bias[:1], old)  # as random as any row
+        small = swap_(small, old, new)
         settings = dataclasses.replace(evidence.train, epochs=config.epochs or evidence.train.epochs, seed=seed)
         asked = dataclasses.replace(
             data,

@@ -39,7 +39,7 @@ from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._modules import working_copy
 from dimwise.fold._numbers.grid import Rounded
 from dimwise.fold._tune import recover
-from dimwise.fold.fuse import find, folded
+from dimwise.fold.fuse import find, folded_as_meant
 from dimwise.measure import evaluating
 from dimwise.ort import int8_products_saturate
 from dimwise.recipe import config
@@ -93,7 +93,7 @@ def qat(model: nn.Module, config: QatConfig, evidence: Evidence) -> tuple[nn.Mod
             next_step="Give data, or quantize without qat.",
         )
     norms, untouched = find(original, x)
-    start = folded(original, norms)
+    start = folded_as_meant(original, norms, x, untouched)
     seven_bits = int8_products_saturate() if config.reduce_range is None else config.reduce_range
     whole = Rounded(deepcopy(start), momentum=config.momentum, largest=64 if seven_bits else 127)
     _calibrate(whole, config, evidence)

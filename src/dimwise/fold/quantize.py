@@ -264,9 +264,13 @@ def _workshop(
         ranges = None
         if config.mode == "static":
             ranges = observer(config.n_calibration)(config.calibration, config.percentile)
-        if config.bias_correction:
-            before = bias_correction.corrected(before, chosen, inputs(config), ranges=ranges, **_grid(config))
         seen = moment(config.n_calibration) if config.bits == 4 else None
+        if config.bias_correction:
+            few = selection.four_bits(before, chosen, config, kept)
+            rounded = bias_correction.four_bits(before, few, block=config.block, moment=seen)
+            before = bias_correction.corrected(
+                before, chosen, inputs(config), ranges=ranges, rounded=rounded, **_grid(config)
+            )
         return _rewrite(copy.deepcopy(before), chosen, config, ranges, kept, seen)
 
     def make(config: QuantizeConfig, kept: dict[str, str]) -> Made:

@@ -10,14 +10,16 @@ regression (least squares for regression). Merged: y = (W diag(1/√λ) P) f + b
 n · (D + K) where those are fewer.
 
 Use when: a network is deeper than its task needs, a trained one is used for another task of few classes, or as a
-first look at what is learnt where (``features``, ``pca``, the scree and the projection as pictures).
+first look at what is learnt where (``from dimwise.fold import features, pca``; scree and projection as pictures are in
+``dimwise.view.components``).
 
 Cost: one pass over ``samples`` training inputs for each place tried, eigenvectors of a D × D matrix (1 s for 1000),
 a logistic regression. No gradient, no epochs.
 
 Pitfalls: directions of small variance may be those that decide: look at the score, not at the variance. Where maps are
 averaged to a coarse grid, position is lost. A network that is cut cannot be taught its old end again. Features of
-late layers are made for the old labels.
+late layers are made for the old labels. Places where nothing varies (dead activations), or with fewer components than
+are asked for, are passed over by the search.
 
 Source: Pearson 1901 (principal components); Alain, Bengio 2017, arXiv:1610.01644 (linear heads on each layer).
 Deviation: the place to cut is found on the validation split.
@@ -29,10 +31,10 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
+import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -41,7 +43,7 @@ from dimwise.errors import DataError, ModelError, RecipeError
 from dimwise.fold._components import Components, linear_head, merged, pca
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._extract import INPUT, extractor, features, stages
-from dimwise.fold._modules import difference, probe, require_network
+from dimwise.fold._modules import working_copy
 from dimwise.fold.distill import KINDS
 from dimwise.recipe import config
 from dimwise.seeds import derive
@@ -90,25 +92,23 @@ def reduce(model: nn.Module, config: ReduceConfig, evidence: Evidence) -> tuple[
 
     Raises:
         UserError: when given something else than an ``nn.Module``.
-        ModelError: when there is no such layer, or the network cannot be cut there.
+        ModelError: when there is no such layer, the network cannot be cut there, or nothing varies there.
         DataError: without training data, or with features that are not finite.
-        RecipeError: for a task without a linear head, or more components than there are.
+        RecipeError: for a task without a linear head, or more components than there are at any place tried.
 
     Source: see the card.
     """
-    require_network("reduce", model)
+    started = time.perf_counter()
+    original, x = working_copy("reduce", model, evidence.example, evidence.seed)
     if evidence.data.task not in KINDS:
         raise RecipeError(f"no linear head for the task {evidence.data.task!r}", expected="one of: " + ", ".join(KINDS))
-    started = time.perf_counter()
     inputs, targets = _samples(config, evidence)
-    original = deepcopy(model).eval()
-    device = next((p.device for p in original.parameters()), torch.device("cpu"))
     untouched: dict[str, str] = {}
     if config.layer:
         found = _fitted(original, config.layer, inputs, targets, config, evidence)
     else:
-        found = _earliest(original, inputs, targets, config, evidence, untouched)
-    made = found.model.to(device).eval()
+        found = _earliest(original, x, inputs, targets, config, evidence, untouched)
+    made = found.model.to(x.device).eval()
     row: dict[str, Any] = {
         "name": found.layer,
         "features": found.n_features,
@@ -155,6 +155,7 @@ def _samples(config: ReduceConfig, evidence: Evidence) -> tuple[Tensor, Tensor]:
 
 def _earliest(
     model: nn.Module,
+    x: Tensor,
     inputs: Tensor,
     targets: Tensor,
     config: ReduceConfig,
@@ -162,10 +163,9 @@ def _earliest(
     untouched: dict[str, str],
 ) -> _Fitted:
     """Cut at the first place whose validation score is near enough; else where it is best."""
-    x = probe(evidence.example, evidence.seed).to(next((p.device for p in model.parameters()), torch.device("cpu")))
-    difference(model, model, x)  # a network that fails by itself is told as such
     least = evidence.score(model) - config.drop
     tried: list[tuple[float, _Fitted]] = []
+    refused: RecipeError | None = None
     places = [INPUT, *stages(model, x)[:-1]]
     step = max(1, -(-len(places) // config.places))
     chosen = sorted({*places[::step], places[-1]}, key=places.index)
@@ -175,11 +175,16 @@ def _earliest(
         except ModelError as error:
             untouched[place] = error.what
             continue
+        except RecipeError as error:  # fewer components here than are asked for
+            untouched[place], refused = str(error), refused or error
+            continue
         score = evidence.score(found.model)
         tried.append((score, found))
         if score >= least:
             break
         untouched[place] = f"cut there, the validation score is {score:.4f}"
+    if not tried and refused is not None:
+        raise refused
     if not tried:
         told = "; ".join(f"{place}: {why}" for place, why in list(untouched.items())[:2])
         raise ModelError(f"{type(model).__name__} cannot be cut anywhere ({told})", next_step="Name a layer.")
@@ -206,6 +211,13 @@ def _fitted(
     parts["flatten"] = nn.Flatten()
     seen = predict_outputs(nn.Sequential(parts), inputs)  # (N, D)
     components = pca(seen)
+    noise = np.finfo(float).eps * float(np.abs(components.mean).max())  # what equal numbers differ from their mean by
+    if not components.variances[0] > (10 * noise) ** 2:
+        raise ModelError(
+            f"the features at {layer!r} are the same for all inputs",
+            expected="features that vary",
+            next_step="Look for dead activations or equal inputs, or name another layer.",
+        )
     n = config.components or components.count_for(config.variance)
     if n > len(components.variances):
         raise RecipeError(

@@ -29,16 +29,19 @@ from __future__ import annotations
 import dataclasses
 import time
 import zlib
+from collections.abc import Mapping
 from copy import deepcopy
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvTransposeNd
 
 from dimwise.errors import ModelError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
-from dimwise.fold._modules import require_known, require_network
+from dimwise.fold._modules import require_known, working_copy
 from dimwise.fold._tune import recover
 from dimwise.recipe import config
 from dimwise.tasks import Task
@@ -96,17 +99,17 @@ def sparsify(model: nn.Module, config: SparsifyConfig, evidence: Evidence) -> tu
 
     Source: see the card.
     """
-    require_network("sparsify", model)
-    require_known("sparsify", "skip", config.skip, model)
     started = time.perf_counter()
-    original = deepcopy(model).eval()
+    original, _ = working_copy("sparsify", model, evidence.example, evidence.seed)
+    require_known("sparsify", "skip", config.skip, model)
     sparse = deepcopy(original)
     weights, untouched = maskable(sparse, config)
     rounds = 1 if config.pattern == "2:4" else config.rounds
     found: Masks = {}
+    axes = {name: _input_axis(original.get_submodule(name.rpartition(".")[0])) for name in weights}
     for n in range(rounds):
         part = 1 - (1 - (n + 1) / rounds) ** 3
-        found = masks(weights, dataclasses.replace(config, sparsity=config.sparsity * part))
+        found = masks(weights, dataclasses.replace(config, sparsity=config.sparsity * part), axes)
         apply_(sparse, found)
         epochs = config.epochs * (n + 1) // rounds - config.epochs * n // rounds
         if epochs:
@@ -144,8 +147,8 @@ def maskable(model: nn.Module, config: SparsifyConfig) -> tuple[dict[str, nn.Par
             )
         if any(layer == s or layer.startswith(f"{s}.") for s in config.skip):
             untouched[layer] = "it is named in skip"
-        elif config.pattern == "2:4" and weight.shape[1] % 4:
-            untouched[layer] = f"its {weight.shape[1]} input channels do not come in fours"
+        elif config.pattern == "2:4" and (reason := _no_fours(model.get_submodule(layer), weight)):
+            untouched[layer] = reason
         else:
             found[name] = weight
     if not found:
@@ -157,8 +160,28 @@ def maskable(model: nn.Module, config: SparsifyConfig) -> tuple[dict[str, nn.Par
     return found, untouched
 
 
-def masks(weights: dict[str, nn.Parameter], config: SparsifyConfig) -> Masks:
+def _input_axis(layer: nn.Module) -> int:
+    """Dimension of a layer's weight along which its input channels lie: (out, in, ...), or (in, out, ...)."""
+    return 0 if isinstance(layer, _ConvTransposeNd) else 1
+
+
+def _no_fours(layer: nn.Module, weight: Tensor) -> str:
+    """Why 2:4 cannot be had of a weight; empty when it can."""
+    if isinstance(layer, _ConvTransposeNd) and layer.groups > 1:
+        return "a grouped transposed convolution"
+    n_inputs = weight.shape[_input_axis(layer)]
+    return f"its {n_inputs} input channels do not come in fours" if n_inputs % 4 else ""
+
+
+def masks(
+    weights: dict[str, nn.Parameter], config: SparsifyConfig, axes: Mapping[str, int] = MappingProxyType({})
+) -> Masks:
     """Which weights stay.
+
+    Args:
+        weights: parameter -> its values.
+        config: how many, in which pattern.
+        axes: for 2:4, parameter -> the dimension of its input channels, where that is not 1.
 
     Example:
         >>> layer = nn.Parameter(torch.tensor([[4.0, -1.0, 2.0, 3.0]]))
@@ -169,7 +192,7 @@ def masks(weights: dict[str, nn.Parameter], config: SparsifyConfig) -> Masks:
     """
     sizes = {name: w.detach().abs() for name, w in weights.items()}
     if config.pattern == "2:4":
-        return {name: _two_of_four(size) for name, size in sizes.items()}
+        return {name: _two_of_four(size, axes.get(name, 1)) for name, size in sizes.items()}
     if config.pattern == "layer":
         return {name: _largest(size.flatten(), config.sparsity).view_as(size) for name, size in sizes.items()}
     stay = _largest(torch.cat([size.flatten() for size in sizes.values()]), config.sparsity)
@@ -183,12 +206,12 @@ def _largest(sizes: Tensor, sparsity: float) -> Tensor:
     return stay
 
 
-def _two_of_four(sizes: Tensor) -> Tensor:
-    """Of four neighbours along dimension 1 the two largest stay."""
-    last = sizes.movedim(1, -1)  # (K, ..., C)
+def _two_of_four(sizes: Tensor, axis: int) -> Tensor:
+    """Of four neighbours along a dimension the two largest stay."""
+    last = sizes.movedim(axis, -1)  # (..., C)
     fours = last.reshape(*last.shape[:-1], -1, 4)
     stay = torch.zeros_like(fours, dtype=torch.bool).scatter_(-1, fours.topk(2, dim=-1).indices, True)
-    return stay.reshape(last.shape).movedim(-1, 1)
+    return stay.reshape(last.shape).movedim(-1, axis)
 
 
 @torch.no_grad()

@@ -88,7 +88,7 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
     raise ModelError(
         f"{type(model).__name__} cannot be traced: {type(problems[0]).__name__}: {first[0][:200]}",
         expected="a forward pass without branches or loops that depend on the data",
-        next_step="Without tracing it can still be quantized dynamically, or distilled into a network of the table.",
+        next_step="Without tracing it can still be distilled into a network of the table: distill(student=NAME).",
     ) from problems[0]
 
 

@@ -1,7 +1,8 @@
 """Bias correction: rounding shifts the mean of a layer's outputs; its bias takes the shift back.
 
-b ← b − E[W̃ Q(x) − W x] per output channel, with W̃ the rounded weights and Q(x) the rounded inputs of the layer, and
-the mean over calibration inputs and positions. Nothing is added to the graph, so it costs no time.
+b ← b − E[W̃ Q(x) − W x] per output channel, with W̃ the rounded weights, of int8 or as given (:func:`four_bits`), Q(x)
+the rounded inputs of the layer, and the mean over calibration inputs and positions. Nothing is added to the graph, so
+it costs no time.
 
 Source: Nagel, van Baalen, Blankevoort, Welling 2019, arXiv:1906.04721, section 4.2, in its empirical form.
 Deviation: every layer is compared on the float network's own activations, all in one pass, instead of one layer
@@ -11,13 +12,15 @@ after the other.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dimwise.fold import _onnx
-from dimwise.fold._numbers import calibration, int8
+from dimwise.fold._numbers import calibration, compensation, int4, int8
 
 BATCH = 32
 
@@ -31,6 +34,7 @@ def corrected(
     per_channel: bool = True,
     reduce_range: bool = False,
     signed: bool = False,
+    rounded: Mapping[str, NDArray[np.float32]] = MappingProxyType({}),
 ) -> Any:
     """A copy of a float graph whose biases undo the shift that rounding will bring.
 
@@ -42,15 +46,46 @@ def corrected(
         per_channel: as in quantization.
         reduce_range: as in quantization.
         signed: int8 instead of uint8 activations.
+        rounded: node -> its weights after rounding, where that is not int8's.
     """
     made = copy.deepcopy(model)
     layers = [node for node in made.graph.node if node.name in chosen and _bias_place(made.graph, node) is not None]
     if not layers:
         return made
-    shifts = _shifts(made, layers, inputs, ranges or {}, per_channel, reduce_range, signed)
+    shifts = _shifts(made, layers, inputs, ranges or {}, per_channel, reduce_range, signed, rounded)
     for node, shift in zip(layers, shifts, strict=True):
         _move_bias(made.graph, node, shift)
     return made
+
+
+def four_bits(
+    model: Any,
+    few: set[str],
+    *,
+    block: int,
+    moment: Callable[[compensation.Layer], compensation.Floats] | None = None,
+) -> dict[str, NDArray[np.float32]]:
+    """Weights (K, N) of products after rounding to 4 bits, as :func:`dimwise.fold._numbers.int4.weights` makes them.
+
+    Args:
+        model: a float graph with named nodes; not changed.
+        few: names of products that take 4 bits.
+        block: numbers along K that share a scale.
+        moment: of a layer's inputs, by which the integers are chosen; None takes the nearest.
+    """
+    import onnx
+
+    if not few:
+        return {}
+    graph = int4.weights(copy.deepcopy(model), few, block=block, moment=moment).graph
+    constants = {t.name: t for t in graph.initializer}
+    behind = {node.output[0]: node.input for node in graph.node if node.op_type == "DequantizeLinear"}
+    found = {}
+    for node in graph.node:
+        if node.name in few:
+            whole, scale = (onnx.numpy_helper.to_array(constants[name]) for name in behind[node.input[1]])
+            found[node.name] = whole.astype(np.float32) * np.repeat(scale, block, axis=0)[: len(whole)]
+    return found
 
 
 def _bias_place(graph: Any, node: Any) -> tuple[Any, int] | None:
@@ -96,6 +131,7 @@ def _shifts(
     per_channel: bool,
     reduce_range: bool,
     signed: bool,
+    rounded: Mapping[str, NDArray[np.float32]],
 ) -> list[NDArray[np.float64]]:
     """(channels,) mean of rounded minus exact output, for each layer: beside each runs a twin that rounds."""
     import onnx
@@ -106,10 +142,13 @@ def _shifts(
     opset = max(o.version for o in model.opset_import if o.domain in ("", "ai.onnx"))
     del body.output[:]
     for i, node in enumerate(layers):
-        axis = int8.weight_axis(node)
-        weights = onnx.numpy_helper.to_array(constants[node.input[1]])
-        whole, scale = int8.round_weights(weights, axis if per_channel else None, largest=64 if reduce_range else 127)
-        body.initializer.append(onnx.numpy_helper.from_array(whole * scale, f"twin{i}_weight"))
+        weights = rounded.get(node.name)
+        if weights is None:
+            weights = onnx.numpy_helper.to_array(constants[node.input[1]])
+            axis = int8.weight_axis(node) if per_channel else None
+            whole, scale = int8.round_weights(weights, axis, largest=64 if reduce_range else 127)
+            weights = whole * scale
+        body.initializer.append(onnx.numpy_helper.from_array(weights, f"twin{i}_weight"))
         twin = onnx.NodeProto.FromString(node.SerializeToString())
         twin.name, twin.input[1], twin.output[0] = f"twin{i}", f"twin{i}_weight", f"twin{i}_output"
         if node.input[0] in ranges:

@@ -98,7 +98,10 @@ def _last(network: nn.Module, example: Tensor) -> Place:
 
 @contextmanager
 def watching(network: nn.Module, places: Sequence[Place]) -> Iterator[dict[int, Tensor]]:
-    """Inside, what passes the places of each forward pass, by their number; no hook is left behind."""
+    """Inside, what passes the places of each forward pass, by their number; no hook is left behind.
+
+    Outputs are copies with their gradient, one activation more in memory for each place.
+    """
     seen: dict[int, Tensor] = {}
     handles = []
     try:
@@ -108,14 +111,14 @@ def watching(network: nn.Module, places: Sequence[Place]) -> Iterator[dict[int, 
 
                 def before(_: nn.Module, args: tuple[Any, ...], number: int = number) -> None:
                     if args and isinstance(args[0], Tensor):
-                        seen[number] = args[0]
+                        seen[number] = args[0]  # no copy: a layer with weights does not write over it
 
                 handles.append(layer.register_forward_pre_hook(before))
             else:
 
                 def after(_: nn.Module, __: Any, output: Any, number: int = number) -> None:
                     if isinstance(output, Tensor):
-                        seen[number] = output
+                        seen[number] = output.clone()  # an activation behind it may write over it
 
                 handles.append(layer.register_forward_hook(after))
         yield seen
