@@ -114,6 +114,18 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {line[:200]}" if line else type(error).__name__
 
 
+def a_kind(thing: object) -> str:
+    """What kind of thing it is, with its article.
+
+    Example:
+        >>> a_kind(3), a_kind("text"), a_kind(type("UNet", (), {})()), a_kind(type("ndarray", (), {})())
+        ('an int', 'a str', 'a UNet', 'an ndarray')
+    """
+    name = type(thing).__name__
+    # With u such a word is mostly said like "you": UNet, uint8; of ndarray the first letters are spelt.
+    return f"{'an' if name[0] in 'aeioAEIO' or name == 'ndarray' else 'a'} {name}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """The known word nearest to a misspelt one, as a half-sentence, or nothing.
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from torch import nn
 
 from dimwise import cli
 from dimwise.models import build
-from dimwise.ship import graph
+from dimwise.ship import RUNTIMES, graph
+from dimwise.view import compare
 
 Captured = pytest.CaptureFixture[str]
 
@@ -45,13 +48,59 @@ def test_a_graph_brings_both_to_onnxruntime(tmp_path: Path, capsys: Captured) ->
     assert layers["conv1"]["b"]["output_shape"] == [16, 8, 8]
     assert cli.main([*words, "--runtime", "pytorch"]) == 2
     assert "is exported, and pytorch runs no graphs" in capsys.readouterr().err
+    assert cli.main([*words, "--runtime", "pytorch-compiled"]) == 2
+    assert "is exported, and pytorch-compiled runs no graphs" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("runtime", ["openvino", "pytorch-compiled"])
+def test_a_runtime_that_does_not_tell_layers_apart_is_compared_in_total(
+    runtime: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Captured
+) -> None:
+    monkeypatch.setitem(RUNTIMES, "pytorch-compiled", RUNTIMES["pytorch"])  # compiling takes seconds
+    if runtime == "openvino" and importlib.util.find_spec("openvino") is None:
+        pytest.skip("openvino is not installed")
+    png, html = tmp_path / "x.png", tmp_path / "x.html"
+    words = ["compare", "mlp", "small_cnn", "--runtime", runtime, "--batch", "2"]
+    assert cli.main([*words, "--png", str(png), "--html", str(html), "--json"]) == 0
+    told: dict[str, Any] = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert (told["runtime"], told["batch"]) == (runtime, 2)
+    layers = {row["name"]: row for row in told["layers"]}
+    assert layers["conv1"]["a"] is None
+    assert layers["conv1"]["b"]["output_shape"] == [32, 8, 8]
+    assert {layer["ms"] for row in told["layers"] for layer in (row["a"], row["b"]) if layer} == {None}
+    for side in "ab":
+        assert told[side]["latency_ms"] > 0
+        assert told[side]["size_bytes"] > 4 * told[side]["params"] > 0
+    assert png.read_bytes()[:4] == b"\x89PNG"
+    assert "whole run" in html.read_text("utf-8")
+
+
+def test_bars_of_layers_that_were_not_timed_are_those_of_the_whole_run() -> None:
+    layer = {"kind": "Conv", "output_shape": [8], "params": 9, "macs": 9, "ms": None}
+    told: dict[str, Any] = {side: {"name": side, "latency_ms": ms} for side, ms in (("a", 2.0), ("b", 1.0))}
+    told |= {"layers": [{"name": "x", "a": layer, "b": None}], "runtime": "openvino", "threads": 1, "batch": 1}
+    (axes,) = compare.bars(told).axes
+    assert [bar.get_width() for bar in axes.patches] == [2, 1]
+    assert [text.get_text() for text in axes.get_yticklabels()] == ["whole run"]
+    assert "left out" not in axes.get_xlabel()
+
+
+def test_the_table_says_that_only_the_whole_is_timed(monkeypatch: pytest.MonkeyPatch, capsys: Captured) -> None:
+    monkeypatch.setitem(RUNTIMES, "pytorch-compiled", RUNTIMES["pytorch"])
+    assert cli.main(["compare", "mlp", "mlp", "--runtime", "pytorch-compiled"]) == 0
+    out = capsys.readouterr().out
+    rows = {line.split()[0]: line.split() for line in out.splitlines() if line}
+    assert rows["fc1"][-4:] == ["–", "–", "–", "–"]
+    assert float(rows["whole"][-1]) > 0
+    assert out.count("pytorch-compiled does not tell layers apart: only the whole run is timed.") == 1
+    assert "tie" in out or "is faster" in out
 
 
 @pytest.mark.parametrize(
     ("words", "said"),
     [
         (["mlp", "ml"], "nothing is called 'ml'"),
-        (["mlp", "mlp", "--runtime", "tvm"], "layers cannot be timed on 'tvm'; expected pytorch or onnxruntime"),
+        (["mlp", "mlp", "--runtime", "tvm"], "unknown runtime 'tvm'; expected one of: onnxruntime, openvino, pytorch"),
         (["mlp", "mlp", "--runs", "1"], "compare: invalid value for '--runs'"),
         (["mlp", "mlp", "--input", "3y3"], "--input '3y3' is not a shape"),
         (["mlp", "mlp", "--runs", "5", "--png", "no/folder/x.png"], "cannot write 'no/folder/x.png'"),

@@ -54,6 +54,7 @@ def commands() -> Iterator[list[str]]:
 
 
 ALL = list(commands())
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_table_and_folder_agree() -> None:
@@ -79,6 +80,53 @@ def test_each_command_has_help_with_an_example_that_names_it(words: list[str], c
     assert f"usage: dimwise {' '.join(words)}" in out.replace("Usage", "usage")
     assert "Example" in out
     assert f"    dimwise {' '.join(words)}" in out
+
+
+GROUPS = sorted({words[0] for words in ALL if len(words) > 1})
+
+
+@pytest.mark.parametrize("name", GROUPS)
+def test_each_group_has_help_with_an_example(name: str, capsys: Captured) -> None:
+    assert len(GROUPS) == 4
+    assert cli.main([name, "--help"]) == 0
+    shown = re.search(rf"Example:\n +dimwise {name} (\w+)", capsys.readouterr().out)
+    assert shown is not None
+    assert [name, shown[1]] in ALL
+
+
+def squeezed(words: list[str], capsys: Captured) -> str:
+    """The help without its line breaks and spaces: lines are cut where the terminal's width asks for it."""
+    assert cli.main([*words, "--help"]) == 0
+    return re.sub(r"\s+", "", capsys.readouterr().out)
+
+
+def test_the_help_of_fold_says_what_a_budget_may_hold_and_where_all_lies(capsys: Captured) -> None:
+    from dimwise.plan.budget import LIMITS
+
+    told, page = squeezed(["fold"], capsys), (ROOT / "docs" / "planner.md").read_text("utf-8")
+    for term, (_, units) in LIMITS.items():
+        assert f"{term}<=" in told
+        row = next(line for line in page.splitlines() if line.startswith(f"| `{term}<="))
+        assert all(f"`{unit}`" in row for unit in units), row
+    for term in ("prefer", "runtime", "threads", "batch"):
+        assert f"{term}=" in told
+        assert f"| `{term}=" in page
+    assert "docs/planner.md" in told
+    assert "docs/folds.md" in told
+    assert "RUNS/plan-NAME/" in told
+    assert "](docs/planner.md)" in (ROOT / "README.md").read_text("utf-8")
+
+
+@pytest.mark.parametrize("name", ["fold", "compare"])
+def test_model_is_for_runs_where_no_recipe_is_read(name: str, capsys: Captured) -> None:
+    told = squeezed([name], capsys)
+    assert "insteadoftherecipe's" not in told
+    assert "Whatbuiltthenetworkofarunthattrainedyourown" in told
+
+
+@pytest.mark.parametrize("name", ["fold", "report"])
+def test_the_languages_of_a_page_are_named_alike(name: str, capsys: Captured) -> None:
+    assert "--languageen|zhLanguageofthepage." in squeezed([name], capsys)
 
 
 def test_help_word_is_help_option(capsys: Captured) -> None:

@@ -396,7 +396,7 @@ class TestFromName:
             ("their_nets:botj", "module 'their_nets' has no 'botj'.*did you mean 'both'"),
             ("their_nets:three", "requires the arguments: a, b, c; expected .input_shape, n_outputs."),
             ("their_nets:text", "their_nets:text returned a str; expected a torch.nn.Module"),
-            ("their_nets:answer", "their_nets:answer is a int; expected a function or a class"),
+            ("their_nets:answer", "their_nets:answer is an int; expected a function or a class"),
         ],
     )
     def test_errors_name_what_is_wrong(self, theirs: str, name: str, message: str) -> None:

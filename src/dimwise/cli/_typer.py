@@ -32,6 +32,14 @@ ModelName = Annotated[
     str | None,
     typer.Option("--model", metavar="PACKAGE.MODULE:FUNCTION", help="Your own network instead of the recipe's."),
 ]
+OwnModel = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="PACKAGE.MODULE:FUNCTION",
+        help="What built the network of a run that trained your own: what a run's files name is not called.",
+    ),
+]
 Resume = Annotated[
     str | None,
     typer.Option("--resume", metavar="RUN", help="Continue this run: a path, name, short id, or 'last'."),
@@ -47,10 +55,10 @@ def single(function: Callable[..., int | None]) -> typer.Typer:
     return app
 
 
-def group(help_text: str | None = None) -> typer.Typer:
+def group(help_text: str | None = None, *, example: str = "") -> typer.Typer:
     """An app of several commands. Help is plain text: it is read in pipes, and loading rich takes longer than it."""
     return typer.Typer(
-        help=help_text,
+        help=f"{help_text}\n\n\b\nExample:\n  {example}" if example else help_text,
         context_settings={"help_option_names": ["-h", "--help"]},
         rich_markup_mode=None,
         add_completion=False,

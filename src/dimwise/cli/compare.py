@@ -8,8 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from dimwise.cli import _out
-from dimwise.cli._typer import RUNS, DataDir, Json, ModelName, RunsDir, single
-from dimwise.errors import ModelError, UserError
+from dimwise.cli._typer import RUNS, DataDir, Json, OwnModel, RunsDir, single
+from dimwise.errors import ModelError, RecipeError, UserError, nearest
+
+TELLS_LAYERS = ("pytorch", "onnxruntime")
+"""Runtimes that say which layer took how long. The others make one program of the network, or kernels of their own
+that cannot be led back to its layers without guessing."""
+BUDGET_S = 1.0
+"""Seconds of each of the two on the others."""
 
 _WHAT = (
     "A run (its trained network), RUN:STAGE, RUN:chosen, an artifact folder, an .onnx file, package.module:function, "
@@ -23,7 +29,9 @@ def compare(
     runtime: Annotated[
         str | None,
         typer.Option(
-            "--runtime", help="pytorch or onnxruntime. Default: onnxruntime when one of them is exported, else pytorch."
+            "--runtime",
+            help="pytorch or onnxruntime; or openvino or pytorch-compiled, on which only the whole run is timed. "
+            "Default: onnxruntime when one of them is exported, else pytorch.",
         ),
     ] = None,
     threads: Annotated[int, typer.Option("--threads", help="Threads of one run.", min=1)] = 1,
@@ -40,23 +48,31 @@ def compare(
     html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Save all of it as a page.")] = None,
     runs_dir: RunsDir = RUNS,
     data_dir: DataDir = None,
-    model: ModelName = None,
+    model: OwnModel = None,
     as_json: Json = False,
 ) -> int:
     """Compare two models layer by layer: shapes, parameters, MACs, milliseconds, share of the whole.
 
-    Both run on the same runtime, in turns. A layer that only one of them has is shown with a dash in the other.
+    Both run on the same runtime, in turns. A layer that only one of them has is shown with a dash in the other, and a
+    dash for milliseconds says that the runtime does not tell layers apart.
 
     \b
     Examples:
       dimwise compare last last:chosen --png layers.png
       dimwise compare resnet20 resnet56 --runtime onnxruntime
+      dimwise compare last last:chosen --runtime openvino
     """
     from dimwise import measure
     from dimwise.chain.named import both
     from dimwise.cli.model import _shape
-    from dimwise.ship import layer_table
+    from dimwise.ship import RUNTIMES, layer_table
 
+    if runtime is not None and runtime not in RUNTIMES:
+        raise RecipeError(
+            f"unknown runtime {runtime!r}",
+            expected="one of: " + ", ".join(RUNTIMES),
+            next_step=nearest(runtime, RUNTIMES),
+        )
     shape = _shape(input_text) if input_text is not None else None
     given = both(a, b, runs_dir=runs_dir, data_dir=data_dir, input_shape=shape, n_outputs=outputs, model=model)
     chosen = runtime or ("onnxruntime" if any(one.is_graph for one in given) else "pytorch")
@@ -64,7 +80,10 @@ def compare(
     busy = measure.machine_is_busy()
     if busy:
         _out.warn(busy)
-    found = layer_table.compare(*sides, runtime=chosen, threads=threads, batch=batch, runs=runs).as_dict()
+    if chosen in TELLS_LAYERS:
+        found = layer_table.compare(*sides, runtime=chosen, threads=threads, batch=batch, runs=runs).as_dict()
+    else:
+        found = _in_total(*sides, runtime=chosen, threads=threads, batch=batch)
     _save(found, png, html)
     if as_json:
         _out.emit(found)
@@ -77,16 +96,50 @@ def compare(
 
 def _side(given: Any, runtime: str) -> Any:
     from dimwise.ship.layer_table import Side
+    from dimwise.ship.runtimes import NETWORK_RUNTIMES
 
-    if runtime == "onnxruntime":
+    if runtime not in NETWORK_RUNTIMES:
         return Side(given.name, given.exported(), given.raw.numpy())
-    if runtime != "pytorch":
-        raise ModelError(f"layers cannot be timed on {runtime!r}", expected="pytorch or onnxruntime")
     if given.is_graph:
         raise ModelError(
-            f"{given.name} is exported, and pytorch runs no graphs", next_step="Leave out --runtime, or name a network."
+            f"{given.name} is exported, and {runtime} runs no graphs",
+            next_step="Leave out --runtime, or name a network.",
         )
     return Side(given.name, given.subject, given.inputs)
+
+
+def _in_total(a: Any, b: Any, *, runtime: str, threads: int, batch: int) -> dict[str, Any]:
+    """Both timed whole, in turns; their layers are counted, and their milliseconds left empty."""
+    from dataclasses import replace
+    from functools import partial
+
+    import numpy as np
+
+    from dimwise import measure
+    from dimwise.ship import content_of, layer_table, open_runtime
+    from dimwise.ship.runtimes import NETWORK_RUNTIMES
+    from dimwise.ship.runtimes.pytorch import using_threads
+
+    sides = {"a": a, "b": b}
+    calls = {}
+    for key, side in sides.items():
+        served = open_runtime(side.subject, runtime, threads=threads, batch=batch)
+        calls[key] = partial(served.run, side.inputs[np.arange(batch) % len(side.inputs)])
+    with using_threads(threads):
+        for call in calls.values():
+            call()  # what compiles at the first call has done so before the clock starts
+        taken = measure.latency(calls, threads=threads, budget_s=BUDGET_S)
+    size = measure.state_size_bytes if runtime in NETWORK_RUNTIMES else lambda subject: len(content_of(subject))
+    first, second = (
+        replace(side, layers=tuple(layer_table.layers(side)), latency=taken[key], size_bytes=size(side.subject))
+        for key, side in sides.items()
+    )
+    rows = tuple(layer_table.align(first.layers, second.layers))
+    tie = measure.tie(taken["a"], taken["b"])
+    told = layer_table.Comparison(first, second, rows, runtime, threads, batch, tie).as_dict()
+    for layer in (row[key] for row in told["layers"] for key in sides if row[key] is not None):
+        layer |= {"ms": None, "share": None}
+    return told
 
 
 def _save(found: dict[str, Any], png: Path | None, html: Path | None) -> None:
@@ -120,7 +173,10 @@ def _show(found: dict[str, Any]) -> None:
     whole = zip(totals(sides[0]), totals(sides[1]), strict=True)
     rows.append(["whole run", "", *(cell for pair in whole for cell in pair), "", ""])
     _out.table(header, rows, right=header[4:])
-    print("\n" + verdict(found))
+    print()
+    if found["runtime"] not in TELLS_LAYERS:
+        print(f"{found['runtime']} does not tell layers apart: only the whole run is timed.")
+    print(verdict(found))
 
 
 def _kind(row: dict[str, Any]) -> str:
@@ -129,7 +185,7 @@ def _kind(row: dict[str, Any]) -> str:
 
 
 def _share(layer: dict[str, Any] | None) -> str | None:
-    return None if layer is None else f"{100 * layer['share']:.0f} %"
+    return None if layer is None or layer["share"] is None else f"{100 * layer['share']:.0f} %"
 
 
 def verdict(found: dict[str, Any]) -> str:

@@ -13,7 +13,7 @@ from dimwise.cli._typer import DataDir, Json, Quiet, Settings, group
 if TYPE_CHECKING:
     from dimwise.data.config import DataConfig
 
-app = group("List, fetch and describe data sets.")
+app = group("List, fetch and describe data sets.", example="dimwise data describe mnist --sheet sheet.png")
 
 
 @app.command("list")

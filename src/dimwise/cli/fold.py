@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from dimwise.cli import _out
-from dimwise.cli._typer import RUNS, DataDir, Json, ModelName, Quiet, RunsDir, Settings, single
+from dimwise.cli._typer import RUNS, DataDir, Json, OwnModel, Quiet, RunsDir, Settings, single
 from dimwise.errors import UserError
 
 _UNITS = {"s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
@@ -25,11 +25,19 @@ def fold(
         ),
     ],
     budget: Annotated[
-        str, typer.Option("--budget", metavar="TERMS", help="Limits and target, as in the example; default: the score.")
+        str,
+        typer.Option(
+            "--budget",
+            metavar="TERMS",
+            help="Terms with commas between them: latency<=0.5ms, size<=200kB, memory<=20MB, drop<=0.5pt (the only one "
+            "that is on by itself), prefer=latency (or size), runtime=onnxruntime (or openvino, pytorch, "
+            "pytorch-compiled), threads=1, batch=1. Units: docs/planner.md.",
+        ),
     ] = "",
     time: Annotated[str, typer.Option("--time", metavar="TIME", help="How long to search: 90s, 20m, 1h.")] = "10m",
     apply: Annotated[
-        str | None, typer.Option("--apply", metavar="STEPS", help="Do these folds instead of searching.")
+        str | None,
+        typer.Option("--apply", metavar="STEPS", help="Do these folds instead of searching. All folds: docs/folds.md."),
     ] = None,
     recipe: Annotated[
         str | None,
@@ -40,7 +48,13 @@ def fold(
         bool, typer.Option("--train", help="Train what FUNCTION returns first, once: it is kept.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where the search is kept. Default: in the run.")
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="DIR",
+            help="Where the search is kept. Default: RUN/plan/RUNTIME-THREADS-BATCH; for a function, or an artifact "
+            "that lies in no run, RUNS/plan-NAME/RUNTIME-THREADS-BATCH.",
+        ),
     ] = None,
     storage: Annotated[
         str | None, typer.Option("--storage", metavar="URL", help="A database by which several processes search.")
@@ -49,10 +63,10 @@ def fold(
         float, typer.Option("--price-per-hour", min=0.0, help="Of the machine, for the money view.")
     ] = 0.0,
     seed: Annotated[int | None, typer.Option("--seed", min=0, help="Default: the training's.")] = None,
-    language: Annotated[str, typer.Option("--language", help="Of the page: en or zh.")] = "en",
+    language: Annotated[str, typer.Option("--language", metavar="en|zh", help="Language of the page.")] = "en",
     data_dir: DataDir = None,
     runs_dir: RunsDir = RUNS,
-    model: ModelName = None,
+    model: OwnModel = None,
     as_json: Json = False,
     quiet: Quiet = False,
 ) -> int:

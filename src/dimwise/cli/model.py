@@ -11,7 +11,7 @@ from dimwise.cli import _out
 from dimwise.cli._typer import Json, group
 from dimwise.errors import ModelError
 
-app = group("List networks, and show one layer by layer.")
+app = group("List networks, and show one layer by layer.", example="dimwise model show resnet20")
 
 
 @app.command("list")

@@ -11,7 +11,7 @@ from dimwise.cli import _out
 from dimwise.cli._typer import Json, Settings, group
 from dimwise.errors import RecipeError
 
-app = group("List, show, make and check recipes.")
+app = group("List, show, make and check recipes.", example="dimwise recipe show digits")
 
 Name = Annotated[str, typer.Argument(help="A name of `dimwise recipe list`, or a file.")]
 

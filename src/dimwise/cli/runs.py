@@ -12,7 +12,7 @@ from dimwise.cli import _out, _stages
 from dimwise.cli._typer import RUNS, Json, RunsDir, group
 from dimwise.runs import folder
 
-app = group("List, show, compare, export and remove runs.")
+app = group("List, show, compare, export and remove runs.", example="dimwise runs show last")
 
 Key = Annotated[str, typer.Argument(help="A path, name, short id, or 'last'.")]
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dimwise.errors import DimwiseError, ModelError, first_line, nearest
+from dimwise.errors import DimwiseError, ModelError, a_kind, first_line, nearest
 from dimwise.lookup import resolve
 
 if TYPE_CHECKING:  # listing the table needs no torch
@@ -150,7 +150,7 @@ def from_name(name: str, input_shape: tuple[int, ...], n_outputs: int, *, vocabu
             )
         made = _call(builder, name, input_shape, n_outputs, vocabulary)
     if not isinstance(made, nn.Module):
-        raise ModelError(f"{name} returned a {type(made).__name__}", expected="a torch.nn.Module")
+        raise ModelError(f"{name} returned {a_kind(made)}", expected="a torch.nn.Module")
     return made
 
 
@@ -194,7 +194,7 @@ def _find(module_name: str, attribute: str) -> Any:
 
 def _call(builder: Any, name: str, input_shape: tuple[int, ...], n_outputs: int, vocabulary: int) -> Any:
     if not callable(builder):
-        raise ModelError(f"{name} is a {type(builder).__name__}", expected="a function or a class")
+        raise ModelError(f"{name} is {a_kind(builder)}", expected="a function or a class")
     given: dict[str, Any] = {"input_shape": tuple(input_shape), "n_outputs": n_outputs, "vocabulary": vocabulary}
     parameters = inspect.signature(builder).parameters.values()
     known = {p.name: given[p.name] for p in parameters if p.name in given and p.kind != p.POSITIONAL_ONLY}

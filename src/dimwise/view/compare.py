@@ -32,7 +32,7 @@ def bars(told: Mapping[str, Any], *, language: str = "en") -> Any:
     title = say("figure_compare")
     if not rows:  # no layer was timed
         title = say("compare_total")
-        rows = [(title, *(units.number(told[side]["latency_ms"]) for side in "ab"))]
+        rows = [(title, units.number(told["a"]["latency_ms"]), units.number(told["b"]["latency_ms"]))]
     height_px = 36 + 42 + _ROW_PX * max(3, len(rows))
     figure = canvas.blank(720, height_px)
     axes = canvas.add_axes(figure, _LEFT_PX, 20, 36, 42)
@@ -108,7 +108,7 @@ def _numeric(text: str | None) -> Safe:
 
 
 def cells(layer: Mapping[str, Any] | None) -> list[str | None]:
-    """Output shape, parameters, MACs and milliseconds as text; nothing where there is no such layer, or it was not timed.
+    """Output shape, parameters, MACs and milliseconds as text; nothing for no such layer, or for what was not timed.
 
     Example:
         >>> cells({"output_shape": (8, 4, 4), "params": 1200, "macs": 0, "ms": 0.5})
