@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from dimwise import cli
-from dimwise.plan import answer, bench, replay, space
+from dimwise.plan import answer, begin, replay, space
 from dimwise.train import Interrupted
 from dimwise.train.job import Job
 
@@ -58,7 +59,7 @@ def here(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(space, "STUDENTS", ("", "distill(scale=0.5)"))
     monkeypatch.setattr(space, "CUTS", ("",))
-    monkeypatch.setattr(bench, "NUMBERS", ("", "quantize"))
+    monkeypatch.setattr(begin, "NUMBERS", ("", "quantize"))
     for module in (answer, replay):  # a process for each model would take most of the time
         monkeypatch.setattr(module, "measure_memory", lambda *_: None)
 
@@ -177,6 +178,80 @@ def test_a_network_of_ones_own_is_taken_as_it_is_or_trained(place: Path) -> None
     longer = dimwise(*words, "--set", "train.epochs=2", "--train", "--out", "longer")
     assert longer.code == 0, longer.err
     assert len(list(searched.glob("training-*"))) == 2
+
+
+def test_where_pytorch_serves_the_network_itself_is_kept() -> None:
+    """A finished training must not be lost for want of a graph."""
+    done = dimwise("fold", "last", "--apply", "distill(scale=0.5, epochs=2)", "--budget", "runtime=pytorch", "--json")
+    assert done.code == 0, done.err
+    kept = Path(done.told["artifact"])
+    assert sorted(path.name for path in kept.iterdir()) == ["network.json", "network.pt2"]
+    about = json.loads((kept / "network.json").read_text())
+    assert about["source"] == {"steps": done.told["steps"], "seed": done.told["seed"]}
+    assert about["score"] == done.told["made"]["score"]
+    program = torch.export.load(kept / "network.pt2").module()
+    assert program(torch.zeros(5, *about["input"]["shape"][1:], dtype=torch.uint8)).shape == (5, 10)
+    again = dimwise("fold", str(kept), "--recipe", "digits", *TINY, "--apply", "quantize")
+    assert (again.code, again.err.count("\n")) == (2, 1)
+    assert "holds a network of PyTorch alone" in again.err
+
+
+OWN = """
+import sys
+import torch
+from torch import nn
+
+class Branching(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+    def forward(self, x):
+        h = x.flatten(1)
+        return self.last(h * 2 if float(h.sum()) > 0 else h)
+
+@torch.library.custom_op("dimwise_cli_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+@twice.register_fake
+def _(x):
+    return torch.empty_like(x)
+
+class Custom(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.last = nn.Linear(64, 10)
+    def forward(self, x):
+        return twice(self.last(x.flatten(1)))
+
+def leaves():
+    sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("name", ["Branching", "Custom"])
+def test_what_cannot_be_exported_teaches_a_network_that_can(place: Path, name: str) -> None:
+    (place / "nets_without_a_graph.py").write_text(OWN)
+    words = ["fold", f"nets_without_a_graph:{name}", "--recipe", "digits", *TINY]
+    done = dimwise(*words, "--apply", "distill(student=mlp, scale=0.1, epochs=1) quantize", "--json")
+    assert done.code == 0, done.err
+    assert (Path(done.told["artifact"]) / "model.onnx").is_file()
+    assert done.told["original"]["latency_ms"] > 0
+    assert done.told["original_runtime"] == "pytorch"
+    said = " ".join(done.err.split())
+    assert "the original is measured on pytorch, since torch cannot export the model: " in said
+    limited = dimwise(*words, "--apply", "distill(student=mlp, scale=0.1, epochs=1)", "--budget", "memory<=1GB")
+    assert limited.code in (0, 1), limited.err  # what is made can be measured
+    alone = dimwise(*words, "--apply", "prune")
+    assert (alone.code, alone.err.count("\n")) == (2, 1)
+    assert "distill(student=NAME)" in alone.err
+
+
+def test_a_function_that_leaves_python_is_one_line(place: Path) -> None:
+    (place / "nets_without_a_graph.py").write_text(OWN)
+    done = dimwise("fold", "nets_without_a_graph:leaves", "--recipe", "digits", *TINY, "--apply", "quantize")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert "nets_without_a_graph:leaves left Python: SystemExit: 3; expected a function that returns" in done.err
 
 
 def test_a_training_before_the_search_that_was_stopped_goes_on(place: Path, monkeypatch) -> None:

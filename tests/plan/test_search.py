@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from dimwise.models import build
 from dimwise.plan import answer as answering
 from dimwise.plan import begin as begin_room
 from dimwise.plan import bench as bench_room
+from dimwise.plan import keep as keeping
 from dimwise.plan import make as make_room
 from dimwise.plan import on_target, predict, promise, propose, record, search, space
 from dimwise.plan.answer import answer
@@ -36,6 +37,7 @@ from dimwise.plan.on_target import Candidate
 from dimwise.plan.search import Found
 from dimwise.plan.space import key_of
 from dimwise.plan.worth import frontier
+from dimwise.progress import Progress
 
 
 def counted(candidates: Sequence[Candidate], *_: Any, **__: Any) -> dict[str, Latency]:
@@ -96,6 +98,11 @@ def test_the_frontiers_artifacts_are_kept_and_proven(found):
         artifact = ship.read(found.bench.question.folder / "artifacts" / line.name)
         assert artifact.manifest.status == "ok"
         assert artifact.manifest.source == {"steps": line.steps, "seed": line.seed}
+        told = keeping.reports_of(artifact.folder)
+        assert [report["fold"] for report in told] == [step.name for step in parse(line.steps)]
+        assert all(report["layers"] for report in told)
+    (artifact.folder / keeping.REPORTS).write_text("[broken")
+    assert keeping.reports_of(artifact.folder) == []  # it costs nothing but itself
 
 
 def test_it_ends_when_nothing_promises_more_and_goes_on_from_its_lines(found, trained, monkeypatch):
@@ -117,8 +124,22 @@ def test_the_answer_is_measured_afresh_and_plain(found):
     assert money["effort"] == pytest.approx(money["effort_s"] / 100)
     assert told["test"]["n"] == len(found.bench.question.evidence.data.test)
     assert Path(told["artifact"]).is_dir()
+    assert [report["fold"] for report in told["folds"]] == [s.name for s in parse(told["chosen"]["steps"])]
+    assert told["layers_on"] == "onnxruntime"
     assert sum(row["share"] for row in told["layers"]) == pytest.approx(1)
     assert sum(row["macs"] for row in told["layers"]) == found.bench.original.macs
+
+
+def test_more_threads_than_cores_are_told(trained, tmp_path):
+    class Said(Progress):
+        heard: ClassVar[list[str]] = []
+
+        def say(self, line: str) -> None:
+            self.heard.append(line)
+
+    asked = question(trained, tmp_path, target=Target(threads=999))
+    begin_room.begin(replace(asked, evidence=replace(asked.evidence, progress=Said())))
+    assert sum("threads=999 on" in text for text in Said.heard) == 1
 
 
 def test_pruning_without_training_is_tried_once_and_told_in_the_table_of_sensitivity(trained, tmp_path, monkeypatch):
@@ -486,7 +507,9 @@ class Branching(nn.Module):
 
 def test_what_cannot_be_exported_hears_what_can_still_be_done(trained, tmp_path):
     asked = replace(question(trained, tmp_path), subject=Subject(Branching().eval()))
-    with pytest.raises(ModelError, match=r"cannot export the model.* Or search for PyTorch itself.* runtime=py"):
+    with pytest.raises(
+        ModelError, match=r"cannot export the model.* Or search for PyTorch itself.* runtime=py.*; or distill it into"
+    ):
         begin_room.begin(asked)
 
 
@@ -584,3 +607,29 @@ def test_a_storage_that_goes_away_leaves_the_search_alone(found, trained, monkey
 def test_where_pytorch_serves_no_fold_of_the_graph_is_proposed(trained, tmp_path):
     asked = question(trained, tmp_path, target=Target(runtime="pytorch"))
     assert begin_room.begin(asked).space.numbers == ("",)
+
+
+def test_where_pytorch_serves_a_search_leaves_the_network(trained, tmp_path, monkeypatch):
+    for room in (answering, make_room):
+        monkeypatch.setattr(room, "measure_memory", lambda *_: None)
+    monkeypatch.setattr(answering, "latencies", counted)
+    asked = question(trained, tmp_path, target=Target(runtime="pytorch"))
+    bench = begin_room.begin(asked)
+    line = make_room.train(bench, {"student": 1, "cut": 0, "numbers": 0}, 0)
+    kept = tmp_path / "artifacts" / line.name
+    assert (kept / "network.pt2").is_file()
+    told = answer(Found(bench.lines, bench, "time", 1.0)).told
+    assert (told["artifact"], told["chosen"]["steps"]) == (str(kept), line.steps)
+    again = answer(Found(bench.lines, replace(bench, kept={}), "time", 1.0)).told  # as after a restart
+    assert again["artifact"] == str(kept)
+
+
+def test_a_limit_on_memory_that_cannot_be_measured_is_said_before_anything_is_made(trained, tmp_path):
+    asked = question(trained, tmp_path, target=Target(runtime="pytorch"), budget=Budget(memory_bytes=10**9))
+    asked = replace(asked, subject=Subject(Branching().eval()))
+    with pytest.raises(ModelError) as caught:
+        begin_room.begin(asked)
+    assert str(caught.value) == (
+        "memory<=1000000000B cannot be judged: the original's memory cannot be measured on pytorch; expected a network "
+        "that a fresh process can load there. Leave memory<= out of the budget, or name another runtime."
+    )

@@ -184,6 +184,21 @@ class Branching(Flat):
         return super().forward(x if x.sum() > 0 else -x)
 
 
+@torch.library.custom_op("dimwise_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return x * 2
+
+
+@twice.register_fake
+def _(x: torch.Tensor) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+class Custom(Flat):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return twice(super().forward(x))
+
+
 class Two(Flat):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:  # type: ignore[override]
         return super().forward(x), x
@@ -199,6 +214,11 @@ class Labels(Flat):
     [
         (FixedBatch, r"the batch size is fixed inside the model; expected a forward .* x\.view\(x\.shape\[0\], -1\)"),
         (Branching, r"torch cannot export the model: Could not guard on data-dependent .* no Python if or loop"),
+        (
+            Custom,
+            r"^torch cannot export the model: ONNX has no operator for dimwise_tests::twice; expected operators that "
+            r"torch\.onnx can translate\. Write it with PyTorch's usual operations, or keep the network in PyTorch\.$",
+        ),
         (Two, r"the model returns 2 tensors; expected one"),
         (Labels, r"the model returns int64 of shape \(batch\); expected float32 scores of shape \(batch, K\)"),
     ],

@@ -50,6 +50,20 @@ def test_the_page_says_the_verdict_and_loads_nothing(verdict: str, language: str
     assert "src=" not in page.replace('src="data:', "")
 
 
+def test_what_the_folds_did_is_on_the_page_and_the_terminal() -> None:
+    changed = {"name": "conv1", "channels_before": 32, "channels_after": 20}
+    report = {"fold": "prune", "config": {"macs": 0.5}, "layers": [changed], "untouched": {"fc": "the <outputs>"}}
+    report |= {"score_before": 0.99, "score_after": 0.98, "notes": ["a note"], "seconds": 2.0}
+    told = answer("fold", folds=[report], layers_on="pytorch")
+    page = render(told, words("en"))
+    assert "the &lt;outputs&gt;" in page
+    assert page.index("channels after") < page.index("Left as it was") < page.index("a note")
+    assert "Layer by layer on pytorch." in page
+    lines = spoken(told)
+    assert "prune: 1 layer changed, 1 left as it was: fc (the <outputs>)" in lines
+    assert "prune: a note" in lines
+
+
 def test_ties_and_the_chosen_one_are_named() -> None:
     header, rows, _ = columns(answer("fold"))
     assert [r[0] for r in rows] == ["quantize", "original", "prune"]

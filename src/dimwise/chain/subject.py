@@ -27,6 +27,7 @@ from dimwise.recipe import as_dict
 from dimwise.runs import folder
 from dimwise.ship.manifest import MANIFEST, Artifact
 from dimwise.ship.manifest import read as read_artifact
+from dimwise.ship.network import is_network
 from dimwise.tasks import get
 from dimwise.train import checkpoint, evaluating, fit
 
@@ -88,6 +89,12 @@ def open_subject(
                 next_step="Leave out --model, which is for runs that trained a network of your own.",
             )
         return from_function(text, recipe, data_dir=data_dir, train=train, runs_dir=runs_dir, progress=progress)
+    if is_network(path):
+        raise UserError(
+            f"'{text}' holds a network of PyTorch alone, without the code and the data that folding needs",
+            expected="a run (see: dimwise runs list), an artifact with its graph, or package.module:function",
+            next_step="Fold what it was made from: its network.json names the steps.",
+        )
     if path.suffix == ".onnx":
         what, expected, step = _no_artifact(path)
         raise UserError(what, expected=expected, next_step=step)

@@ -56,7 +56,7 @@ def environment() -> dict[str, Any]:
     cpu, capabilities = _cpu()
     found |= {
         "cpu": cpu,
-        "cores": _cores(),
+        "cores": cores(),
         "capabilities": capabilities,
         "memory_bytes": psutil.virtual_memory().total,
     }
@@ -105,7 +105,7 @@ def _version(library: str) -> str | None:
         return None
 
 
-def _cores() -> int:
+def cores() -> int:
     """Cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

@@ -142,13 +142,19 @@ def from_name(name: str, input_shape: tuple[int, ...], n_outputs: int, *, vocabu
         )
     from torch import nn
 
-    with _current_folder_on_path():
-        builder = _find(module_name, attribute)
-        if isinstance(builder, nn.Module):
-            raise ModelError(
-                f"{name} is a network", expected="a function or a class that makes one", next_step="Name what built it."
-            )
-        made = _call(builder, name, input_shape, n_outputs, vocabulary)
+    try:
+        with _current_folder_on_path():
+            builder = _find(module_name, attribute)
+            if isinstance(builder, nn.Module):
+                expected = "a function or a class that makes one"
+                raise ModelError(f"{name} is a network", expected=expected, next_step="Name what built it.")
+            made = _call(builder, name, input_shape, n_outputs, vocabulary)
+    except SystemExit as error:  # no Exception: without this the command would end without a word
+        raise ModelError(
+            f"{name} left Python: {first_line(error)}",
+            expected="a function that returns a network",
+            next_step="Take sys.exit() out of it and of its module.",
+        ) from error
     if not isinstance(made, nn.Module):
         raise ModelError(f"{name} returned {a_kind(made)}", expected="a torch.nn.Module")
     return made

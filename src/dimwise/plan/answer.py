@@ -20,7 +20,7 @@ from dimwise.plan import budget as budgets
 from dimwise.plan.apply import ORIGINAL, apply, tried
 from dimwise.plan.bench import Bench
 from dimwise.plan.choose import choose, excess
-from dimwise.plan.keep import keep
+from dimwise.plan.keep import is_kept, keep, reports_of
 from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, score_on, servable
 from dimwise.plan.record import Line
 from dimwise.plan.search import Found
@@ -75,14 +75,16 @@ def answer(found: Found, *, price_per_hour: float = 0.0) -> Answer:
     kept = bench.original if verdict == "keep" else chosen
     rows = [_row(c, rivals.get(c.name, first), kept, reasons, bench) for c in candidates]
     rows.sort(key=lambda row: row["latency_ms"])
-    tests = _on_test(kept, bench)
+    tests, place = _on_test(kept, bench), _artifact(kept, rivals.get(kept.name, first), bench)
     told = {
         "verdict": verdict,
         "text": text,
         "chosen": next(row for row in rows if row["chosen"]),
         "score_name": evidence.task.score_name,
         "test": tests,
-        "artifact": _artifact(kept, rivals.get(kept.name, first), bench),
+        "artifact": str(place),
+        "folds": reports_of(place),
+        "labels": list(evidence.data.labels),
         "frontier": rows,
         "money": money(bench.original, kept, _effort_s(found), target.batch, price_per_hour),
         "budget": as_dict(budget),
@@ -94,6 +96,7 @@ def answer(found: Found, *, price_per_hour: float = 0.0) -> Answer:
         "prediction": prediction_errors(found.lines),
         "alone": alone(found.lines, bench),
         "layers": layer_times(bench),
+        "layers_on": layer_runtime(target.runtime),
         "folder": str(question.folder),
     }
     return Answer(verdict, text, told, failure)
@@ -251,11 +254,11 @@ def _on_test(kept: Candidate, bench: Bench) -> dict[str, float] | None:
     return scores | {"n": len(evidence.data.test)}
 
 
-def _artifact(kept: Candidate, line: Line, bench: Bench) -> str | None:
+def _artifact(kept: Candidate, line: Line, bench: Bench) -> Path:
     place = bench.question.folder / "artifacts" / line.name
-    if not (place / "manifest.json").is_file() and kept.proto is not None:
+    if not is_kept(place):
         keep(kept, place, bench.question.evidence, line)
-    return str(place) if (place / "manifest.json").is_file() else None
+    return place
 
 
 def money(
@@ -319,8 +322,18 @@ def prediction_errors(lines: Sequence[Line]) -> dict[str, float | int]:
     return {"n": len(errors["latency"]), **middle}
 
 
+def layer_runtime(runtime: str) -> str:
+    """The runtime on which layers are told apart: the target's, or the one of its kind that can.
+
+    Example:
+        >>> layer_runtime("openvino"), layer_runtime("pytorch-compiled")
+        ('onnxruntime', 'pytorch')
+    """
+    return "pytorch" if runtime in NETWORK_RUNTIMES else "onnxruntime"
+
+
 def layer_times(bench: Bench, *, runs: int = 30) -> list[dict[str, Any]]:
-    """Where the original's time goes, layer by layer: on the target's runtime, or the one of its kind that can tell.
+    """Where the original's time goes, layer by layer, on :func:`layer_runtime`.
 
     Returns:
         [{"name", "kind", "params", "macs", "ms", "share"}], the slowest first; empty when nothing can be told.
@@ -330,7 +343,7 @@ def layer_times(bench: Bench, *, runs: int = 30) -> list[dict[str, Any]]:
     subject = servable(original, question.evidence.data, question.target) if network else original.proto
     rows = batch_of(question.evidence.data, question.target.batch)[0].numpy()
     try:
-        watched = watch(subject, "pytorch" if network else "onnxruntime", threads=question.target.threads)
+        watched = watch(subject, layer_runtime(question.target.runtime), threads=question.target.threads)
         for _ in range(runs):
             watched.run(rows)
         ms = watched.ms()

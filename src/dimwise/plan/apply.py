@@ -121,7 +121,7 @@ def apply(
         evidence = replace(evidence, score=lambda model: 1.0)  # nothing is looked at, and nothing seems lost
     on_network = tuple(step for step in steps if step.name not in GRAPH_FOLDS)
     on_graph = tuple(step for step in steps if step.name in GRAPH_FOLDS)
-    if on_network and subject.network is None and not _brings_its_own(on_network, subject):
+    if on_network and subject.network is None and not brings_its_own(on_network, subject):
         raise ModelError(
             f"{on_network[0].name} changes a network, and only its graph is here",
             expected="steps among: " + ", ".join(GRAPH_FOLDS) + "; or first a distillation into a network",
@@ -134,7 +134,7 @@ def apply(
             expected="runtime=onnxruntime or runtime=openvino, or folds of the network alone",
         )
     with_graph = target.runtime not in NETWORK_RUNTIMES
-    if steps and with_graph and subject.network is not None and not _brings_its_own(steps, subject):
+    if steps and with_graph and subject.network is not None and not brings_its_own(steps, subject):
         _must_export(subject, evidence, once)
     if any(_aims_at_latency(step) for step in on_network):
         original = subject.network if subject.network is not None else subject.proto
@@ -186,9 +186,9 @@ def _aims_at_latency(step: Step) -> bool:
     return step.name == "prune" and (step.config.latency_ms > 0 or step.config.latency < 1)
 
 
-def _brings_its_own(steps: Sequence[Step], subject: Subject) -> bool:
+def brings_its_own(steps: Sequence[Step], subject: Subject) -> bool:
     """Whether the network is replaced by one that is not made from it: then it need not be exportable."""
-    return steps[0].name == "distill" and bool(subject.student or steps[0].config.student)
+    return bool(steps) and steps[0].name == "distill" and bool(subject.student or steps[0].config.student)
 
 
 def _must_export(subject: Subject, evidence: Evidence, once: Once) -> None:

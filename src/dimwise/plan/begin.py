@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 
 from dimwise.errors import ModelError
 from dimwise.fold import GRAPH_FOLDS, Evidence
-from dimwise.fold._steps import parse
+from dimwise.fold._steps import Step, parse
+from dimwise.measure.machine import cores
 from dimwise.plan import record
-from dimwise.plan.apply import Once, Subject, apply
+from dimwise.plan.apply import Once, Subject, apply, brings_its_own
 from dimwise.plan.bench import BESIDE, Bench, Question, catch_up, has_memory, put
 from dimwise.plan.budget import Target
 from dimwise.plan.make import measured_now
@@ -23,12 +25,17 @@ from dimwise.ship.runtimes import NETWORK_RUNTIMES
 from dimwise.ship.runtimes.fresh import peak_memory_on
 
 
-def begin(question: Question) -> Bench:
+def begin(question: Question, steps: Sequence[Step] = ()) -> Bench:
     """Open folder and subject; measure the subject itself. Lines of an earlier sitting are there again.
+
+    Args:
+        question: subject, evidence, budget, target and folder.
+        steps: all that will be done, where that is known: a network that is only a teacher need not be exportable, and
+            is then measured on PyTorch, see :func:`where_measured`.
 
     Raises:
         RunError: when the folder belongs to another search, or cannot be written.
-        ModelError: when the subject cannot be served on the target at all.
+        ModelError: when the subject cannot be served on the target at all, or a limit on memory cannot be judged.
     """
     subject, target, evidence = question.subject, question.target, question.evidence
     named = subject.network.state_dict().items() if subject.network is not None else ()
@@ -41,9 +48,15 @@ def begin(question: Question) -> Bench:
         "threads": target.threads,
         "batch": target.batch,
     }
+    if target.threads > cores():
+        evidence.progress.say(
+            f"threads={target.threads} on {cores()} cores: they wait for each other, and latency grows"
+        )
     once = Once()
-    original = _served(subject, evidence, target, once)
-    original = opened(original, evidence.data, evidence.task, target)
+    teaches = brings_its_own(steps, subject)
+    original = _served(subject, evidence, target, once, teaches=teaches)
+    beside = where_measured(original, target)
+    original = opened(original, evidence.data, evidence.task, beside)
     epoch_s = seconds_per_epoch(subject, evidence)
     full = full_epochs(question.base, evidence.train.epochs, question.time_s, epoch_s)
     only_graph = subject.network is None
@@ -55,7 +68,7 @@ def begin(question: Question) -> Bench:
     searched = record.fingerprint_of(repr(about).encode())
     bench = Bench(question, space, original, searched, [], once, epoch_s)
     began = time.monotonic()
-    latencies([original], evidence.data, target)
+    latencies([original], evidence.data, beside)
     assert original.latency is not None
     bench.original_ms.append(original.latency.p50_ms)
     if question.budget.memory_bytes and target.runtime not in NETWORK_RUNTIMES:
@@ -63,7 +76,9 @@ def begin(question: Question) -> Bench:
     catch_up(bench)
     if not any(not line.steps and line.state == "whole" for line in bench.lines):
         if question.budget.memory_bytes:
-            measure_memory([original], evidence.data, target)
+            measure_memory([original], evidence.data, beside)
+            if original.peak_memory_bytes is None and not teaches:
+                raise _no_memory(question)
         measured = {**told(original), BESIDE: original.latency.p50_ms}
         put(bench, Line("", evidence.seed, "whole", measured=measured, seconds=time.monotonic() - began))
     for made in map(replace, question.known):  # copies: whoever made them measures them in turns of their own
@@ -72,14 +87,37 @@ def begin(question: Question) -> Bench:
     return bench
 
 
-def _served(subject: Subject, evidence: Evidence, target: Target, once: Once) -> Candidate:
+def where_measured(original: Candidate, target: Target) -> Target:
+    """The target, or the same on PyTorch for an original that only teaches and has no graph."""
+    if original.proto is not None or target.runtime in NETWORK_RUNTIMES:
+        return target
+    return replace(target, runtime="pytorch")
+
+
+def _no_memory(question: Question) -> ModelError:
+    runtime = question.target.runtime
+    return ModelError(
+        f"memory<={question.budget.memory_bytes}B cannot be judged: the original's memory cannot be measured on "
+        f"{runtime}",
+        expected="a network that a fresh process can load there",
+        next_step="Leave memory<= out of the budget, or name another runtime.",
+    )
+
+
+def _served(subject: Subject, evidence: Evidence, target: Target, once: Once, *, teaches: bool) -> Candidate:
     """The subject itself; of a network that cannot be exported, what can still be done is told."""
     try:
         return apply((), subject, evidence, target=target, once=once)
     except ModelError as error:
         if subject.network is None or target.runtime in NETWORK_RUNTIMES:
             raise
-        still = f"Or search for PyTorch itself, without a graph: runtime={NETWORK_RUNTIMES[0]}, in the budget."
+        if teaches:
+            evidence.progress.say(f"the original is measured on pytorch, since {error.what}")
+            return apply((), subject, evidence, target=replace(target, runtime="pytorch"), once=once)
+        still = (
+            f"Or search for PyTorch itself, without a graph: runtime={NETWORK_RUNTIMES[0]}, in the budget; or distill "
+            "it into a network that can be exported: --apply 'distill(student=NAME)'."
+        )
         raise ModelError(
             error.what, expected=error.expected, next_step=" ".join(filter(None, (error.next_step, still)))
         ) from error

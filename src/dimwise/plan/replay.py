@@ -8,7 +8,7 @@ from typing import Any
 from dimwise.errors import DimwiseError, ModelError, UserError, first_line
 from dimwise.fold._steps import parse, write
 from dimwise.plan.apply import ORIGINAL, apply
-from dimwise.plan.begin import begin
+from dimwise.plan.begin import begin, where_measured
 from dimwise.plan.bench import BESIDE, Question, put
 from dimwise.plan.choose import excess
 from dimwise.plan.keep import keep, parity_of
@@ -25,8 +25,9 @@ def replay(question: Question, text: str) -> dict[str, Any]:
         text: a composition.
 
     Returns:
-        {"steps", "seed", "original", "made", "test", "artifact", "folds", "breaks", "seconds"} as plain JSON; what
-        ``breaks`` tells are limits of the budget.
+        {"steps", "seed", "original", "original_runtime", "made", "test", "artifact", "folds", "breaks", "target",
+        "seconds"} as plain JSON; what ``breaks`` tells are limits of the budget. ``original_runtime`` is not the
+        target's where the original has no graph and only teaches.
 
     Raises:
         RecipeError: for a composition that cannot be read.
@@ -37,7 +38,7 @@ def replay(question: Question, text: str) -> dict[str, Any]:
     steps = parse(text, question.base)
     if not steps:
         raise UserError("there is nothing to apply", expected="a composition, such as 'prune(macs=0.5) quantize(int8)'")
-    bench = begin(question)
+    bench = begin(question, steps)
     evidence, target = question.evidence, question.target
     started = time.monotonic()
     whole = write(steps, question.base)
@@ -50,7 +51,9 @@ def replay(question: Question, text: str) -> dict[str, Any]:
     made = opened(made, evidence.data, evidence.task, target)
     both = [bench.original, made]
     taken = latencies(both, evidence.data, target)
-    measure_memory(both, evidence.data, target)
+    beside = where_measured(bench.original, target)
+    for candidate, where in ((bench.original, beside), (made, target)):
+        measure_memory([candidate], evidence.data, where)
     trouble = parity_of(made, evidence)
     measured = {**told(made), BESIDE: taken[ORIGINAL].p50_ms}
     line = Line(whole, evidence.seed, "failed" if trouble else "whole", measured=measured, reason=trouble)
@@ -69,9 +72,10 @@ def replay(question: Question, text: str) -> dict[str, Any]:
         "seed": evidence.seed,
         "score_name": evidence.task.score_name,
         "original": told(bench.original),
+        "original_runtime": beside.runtime,
         "made": told(made),
         "test": tests | {"n": len(test)} if tests else None,
-        "artifact": str(place) if made.proto is not None else None,
+        "artifact": str(place),
         "folds": [asdict(report) for report in made.reports],
         "breaks": [text for _, text in excess(made, bench.original.valid_score, question.budget).values()],
         "target": as_dict(target),

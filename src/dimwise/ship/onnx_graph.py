@@ -9,6 +9,7 @@ import contextlib
 import copy
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,7 @@ def graph(model: nn.Module, normalise: nn.Module, raw_example: Tensor, *, opset:
     whole = nn.Sequential(_on_cpu(normalise), _on_cpu(model))
     # Two rows: torch.export would take a batch of one for a constant.
     example = raw_example[:1].cpu().expand(2, *raw_example.shape[1:]).contiguous()
-    with evaluating(whole), _quiet():
+    with evaluating(whole), quiet():
         proto = _export(whole, example, opset)
     _restore_names(proto, whole[0])
     slim(proto)
@@ -88,6 +89,12 @@ def _export(whole: nn.Module, example: Tensor, opset: int) -> Any:
             verbose=False,
         )
     except Exception as error:  # a user's forward may raise anything
+        if (operator := _unknown_operator(error)) is not None:
+            raise ModelError(
+                f"torch cannot export the model: ONNX has no operator for {operator}",
+                expected="operators that torch.onnx can translate",
+                next_step="Write it with PyTorch's usual operations, or keep the network in PyTorch.",
+            ) from error
         cause = error.__cause__ or error
         lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
         raise ModelError(
@@ -96,6 +103,21 @@ def _export(whole: nn.Module, example: Tensor, opset: int) -> Any:
         ) from error
     assert program is not None  # only the old exporter returns None
     return program.model_proto
+
+
+def _unknown_operator(error: BaseException | None) -> str | None:
+    """The operator that the exporter knows no translation of, as PyTorch writes it: ``library::name``.
+
+    Example:
+        >>> _unknown_operator(KeyError("No ONNX function found for <OpOverload(op='mine.twice', overload='default')>."))
+        'mine::twice'
+    """
+    while error is not None:
+        found = re.search(r"No ONNX function found for <OpOverload\(op='(\w+)\.([\w.]+)'", str(error))
+        if found is not None:
+            return f"{found[1]}::{found[2]}"
+        error = error.__cause__ or error.__context__
+    return None
 
 
 def _check(proto: Any) -> None:
@@ -138,7 +160,7 @@ def _on_cpu(module: nn.Module) -> nn.Module:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Nothing printed, logged or warned: what matters of an export is what it returns or raises."""
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)

@@ -299,7 +299,9 @@ def _layers(told: Mapping[str, Any], say: Words) -> Safe:
         [row["name"], row["kind"], count_text(row["params"]), count_text(row["macs"]), share_text(row["share"])]
         for row in rows
     ]
-    return table(head, cells, label=say("plan_layers"), cls="small")
+    told_on = str(told.get("layers_on") or mapping(told.get("target")).get("runtime") or "")
+    note = el("p", say("plan_layers_on", {"runtime": told_on}), cls="note") if told_on else ""
+    return join((note, table(head, cells, label=say("plan_layers"), cls="small")))
 
 
 def _how(told: Mapping[str, Any], say: Words) -> Safe:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tempfile
-import warnings
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dimwise.measure import process_peak_memory
+from dimwise.ship.network import program
 from dimwise.ship.runtimes import NETWORK_RUNTIMES, Served, content_of, open_runtime
 
 _EXPORTED = ("torch._inductor.compile_fx", "torch._export.serde.serialize", "torch.export.pt2_archive._package")
@@ -47,8 +47,10 @@ def peak_memory_on(
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "subject"
         if runtime in NETWORK_RUNTIMES:
-            if not _write_network(subject, inputs, path):
+            content = program(subject, inputs)
+            if content is None:
                 return None
+            path.write_bytes(content)
         else:
             path.write_bytes(content_of(subject, runtime))
         shape = ",".join(map(str, (batch, *inputs.shape[1:])))
@@ -70,7 +72,7 @@ def open_and_run(runtime: str, path: str, threads: str, shape: str, dtype: str) 
 
 
 def _open_written(runtime: str, path: str, threads: int, batch: int) -> Served:
-    """What :func:`_write_network` wrote a moment ago, in evaluation mode since then: the copy that
+    """What :func:`dimwise.ship.network.program` wrote a moment ago, in evaluation mode since then: the copy that
     :func:`open_runtime` would make has no place in a process that serves."""
     import torch
 
@@ -88,22 +90,3 @@ def _exists(module: str) -> bool:
         return find_spec(module) is not None
     except ImportError:
         return False
-
-
-def _write_network(network: Any, inputs: np.ndarray, path: Path) -> bool:
-    """Graph and weights, with a free batch; without pickle, as a network itself could only be written."""
-    import torch
-
-    from dimwise.ship.runtimes.pytorch import evaluated_copy
-
-    example = torch.from_numpy(np.ascontiguousarray(inputs[:1])).expand(2, *inputs.shape[1:]).contiguous()
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
-            sizes = ({0: torch.export.Dim("batch")},)
-            program = torch.export.export(evaluated_copy(network), (example,), dynamic_shapes=sizes)
-            with path.open("wb") as file:
-                torch.export.save(program, file)
-    except Exception:  # noqa: BLE001  (a user's forward may raise anything; a measurement must not cost a run)
-        return False
-    return True
