@@ -182,7 +182,8 @@ def _verdict(
         return "keep", f"Not worth it: keep the original, because {why}."
     lost = first.measured["score"] - chosen.valid_score
     drop = f"{100 * abs(lost):.2f} points of validation score {'lost' if lost >= 0 else 'gained'}"
-    return "fold", f"{_named(chosen)} meets the budget: {faster:.2f}× faster, {smaller:.2f}× smaller, {drop}."
+    speed = "as fast" if faster == 1 else f"{faster:.2f}× faster"
+    return "fold", f"{_named(chosen)} meets the budget: {speed}, {smaller:.2f}× smaller, {drop}."
 
 
 def _nothing_made(found: Found) -> str:

@@ -18,7 +18,6 @@ from dimwise.view.units import (
     count_text,
     ms_text,
     number,
-    ratio_text,
     score_text,
     seconds_text,
     share_text,
@@ -282,8 +281,8 @@ def _alone(told: Mapping[str, Any], say: Words) -> Safe:
         [
             row["steps"],
             "–" if row["drop"] is None else f"{100 * row['drop']:.2f}",
-            ratio_text(row["latency_ratio"]) + "×",
-            ratio_text(row["size_ratio"]) + "×",
+            significant(row["latency_ratio"], 2) + "×",
+            significant(row["size_ratio"], 2) + "×",
         ]
         for row in rows
     ]
