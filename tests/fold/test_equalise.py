@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 
 import numpy as np
 import pytest
@@ -278,6 +279,24 @@ def test_outputs_that_cannot_be_compared_are_no_agreement():
     _, report = equalise(net, EqualiseConfig(), looks((4,)))
     assert report.layers == []
     assert "off by nan" in report.untouched["0"]
+
+
+def test_pairs_that_agree_alone_are_compared_together(monkeypatch):
+    """Each moves the outputs by less than is allowed, both by more."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)).eval()
+    real = sys.modules[equalise.__module__].equalised
+
+    def shifted(model, pairs, config, evidence):
+        made, scales = real(model, pairs, config, evidence)
+        with torch.no_grad():
+            made[-1].bias += 0.7e-2 * len(pairs) * net(torch.zeros(1, 4)).abs().max()
+        return made, scales
+
+    monkeypatch.setattr(sys.modules[equalise.__module__], "equalised", shifted)
+    _, report = equalise(net, EqualiseConfig(tolerance=1e-2), looks((4,)))
+    assert [row["name"] for row in report.layers] == ["0"]
+    assert "off by" in report.untouched["2"]
 
 
 def test_bad_input_is_told():

@@ -52,7 +52,12 @@ def test_the_page_says_the_verdict_and_loads_nothing(verdict: str, language: str
 
 def test_what_the_folds_did_is_on_the_page_and_the_terminal() -> None:
     changed = {"name": "conv1", "channels_before": 32, "channels_after": 20}
-    report = {"fold": "prune", "config": {"macs": 0.5}, "layers": [changed], "untouched": {"fc": "the <outputs>"}}
+    report: dict[str, Any] = {
+        "fold": "prune",
+        "config": {"macs": 0.5},
+        "layers": [changed],
+        "untouched": {"fc": "the <outputs>"},
+    }
     report |= {"score_before": 0.99, "score_after": 0.98, "notes": ["a note"], "seconds": 2.0}
     told = answer("fold", folds=[report], layers_on="pytorch")
     page = render(told, words("en"))

@@ -106,7 +106,14 @@ def equalise(model: nn.Module, config: EqualiseConfig, evidence: Evidence) -> tu
     untouched |= reasons
     made, scales = equalised(start, pairs, config, evidence)
     if pairs and not difference(start, made, x) <= config.tolerance:  # NaN is no agreement
-        pairs = [pair for pair in pairs if _agrees(start, pair, config, evidence, x, untouched)]
+        good: list[Pair] = []
+        for pair in pairs:  # together with those before it: small differences add up
+            off = difference(start, equalised(start, [*good, pair], config, evidence)[0], x)
+            if off <= config.tolerance:
+                good.append(pair)
+            else:
+                untouched[pair.first] = f"scaled, the outputs are off by {off:.2g} of their largest"
+        pairs = good
         made, scales = equalised(start, pairs, config, evidence)
     rows = [
         {
@@ -133,16 +140,6 @@ def _without_relu6(model: nn.Module) -> nn.Module:
         if isinstance(module, nn.ReLU6):
             made = swap_(made, module, nn.ReLU())
     return made
-
-
-def _agrees(
-    model: nn.Module, pair: Pair, config: EqualiseConfig, evidence: Evidence, x: Tensor, untouched: dict[str, str]
-) -> bool:
-    off = difference(model, equalised(model, [pair], config, evidence)[0], x)
-    agrees = off <= config.tolerance
-    if not agrees:
-        untouched[pair.first] = f"scaled, the outputs are off by {off:.2g} of their largest"
-    return agrees
 
 
 # What may be scaled --------------------------------------------------------------------------------------------------
