@@ -1,9 +1,12 @@
-"""What every session of onnxruntime shares here, whichever floor opens it."""
+"""What every session of onnxruntime, and every graph, shares here, whichever floor opens it."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
+
+ARITHMETIC = "dimwise.arithmetic"
+"""Key in the metadata of a graph whose float32 parts a runtime may compute in less, where it can: such as "bf16"."""
 
 
 def session_options(*, threads: int = 1) -> Any:

@@ -9,11 +9,12 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from dimwise import fold
-from dimwise.errors import ModelError, RecipeError, UserError
+from dimwise.errors import ModelError, UserError
 from dimwise.fold import _onnx
 from dimwise.fold._steps import parse
 from dimwise.fold.cast import CastConfig, cast
 from dimwise.fold.quantize import QuantizeConfig, quantize
+from dimwise.ort import ARITHMETIC
 
 
 @pytest.mark.parametrize(
@@ -97,6 +98,16 @@ def test_arithmetic_in_half_keeps_its_borders(graph, evidence, digits):
     assert report.score_after == pytest.approx(report.score_before, abs=0.006)
 
 
+def test_arithmetic_in_bf16_is_a_wish_that_onnxruntime_does_not_grant(graph, evidence, digits):
+    made, report = cast(graph, CastConfig(dtype="bf16", arithmetic=True), evidence)
+    stored, _ = cast(graph, CastConfig(dtype="bf16"), evidence)
+    assert {p.key: p.value for p in made.metadata_props}[ARITHMETIC] == "bf16"
+    assert ARITHMETIC not in {p.key for p in (*stored.metadata_props, *graph.metadata_props)}
+    inputs = digits.test.inputs.numpy()
+    np.testing.assert_array_equal(_onnx.outputs(made, inputs), _onnx.outputs(stored, inputs))
+    assert [note for note in report.notes if "OpenVINO" in note]
+
+
 def test_numbers_too_large_for_fp16_stay(evidence, proto):
     wide = np.ones((16, 16), np.float32)
     constants = {"w": wide.copy(), "v": wide}
@@ -165,8 +176,6 @@ def test_numbers_too_small_for_fp16_stay(evidence, proto, arithmetic):
 def test_bad_input_is_told(network, graph, evidence, proto):
     with pytest.raises(UserError, match=r"cast was given a Sequential; expected an exported graph .* First: graph ="):
         cast(network, CastConfig(), evidence)
-    with pytest.raises(RecipeError, match=r"cast\.arithmetic is set for bf16; expected fp16"):
-        cast(graph, CastConfig(dtype="bf16", arithmetic=True), evidence)
     tiny = proto([helper.make_node("Relu", ["input"], ["output"])], {}, (TensorProto.FLOAT, ["N", 4]), ["N", 4])
     with pytest.raises(
         ModelError, match="the graph holds no weights to cast; expected float32 constants of at least 64"

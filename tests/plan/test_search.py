@@ -130,6 +130,15 @@ def test_the_answer_is_measured_afresh_and_plain(found):
     assert sum(row["macs"] for row in told["layers"]) == found.bench.original.macs
 
 
+def test_what_gains_on_one_runtime_alone_is_proposed_there_alone(trained, tmp_path, monkeypatch):
+    pytest.importorskip("openvino")
+    assert set(space.ONLY_ON) < set(space.NUMBERS)
+    monkeypatch.setattr(begin_room, "NUMBERS", ("", "quantize", *space.ONLY_ON))
+    for runtime in ("onnxruntime", "openvino", "pytorch"):
+        numbers = begin_room.begin(question(trained, tmp_path / runtime, target=Target(runtime=runtime))).space.numbers
+        assert ("cast(bf16, arithmetic=true)" in numbers) is (runtime == "openvino")
+
+
 def test_more_threads_than_cores_are_told(trained, tmp_path):
     class Said(Progress):
         heard: ClassVar[list[str]] = []

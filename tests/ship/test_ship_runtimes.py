@@ -19,7 +19,7 @@ from torch import nn
 
 from dimwise.data.sets import Data
 from dimwise.errors import ArtifactError, DimwiseError, MissingExtra, ModelError, RecipeError
-from dimwise.fold import QuantizeConfig, evidence, quantize
+from dimwise.fold import CastConfig, QuantizeConfig, cast, evidence, quantize
 from dimwise.ship import RUNTIMES, open_runtime
 from dimwise.ship.runtimes import NETWORK_RUNTIMES, compiled
 
@@ -243,6 +243,38 @@ def test_the_line_that_matters_is_found(text: str, told: str) -> None:
     from dimwise.ship.runtimes.openvino import _reason
 
     assert _reason(RuntimeError(text)).startswith(told)
+
+
+@pytest.mark.parametrize("able", [True, False])
+def test_openvino_computes_in_bf16_where_graph_and_processor_allow(
+    able: bool, monkeypatch: pytest.MonkeyPatch, data: Data, image_proto: Any
+) -> None:
+    needs("openvino")
+    from dimwise.ship.runtimes import openvino as room
+
+    class Able:
+        def get_property(self, *_: str) -> list[str]:
+            return ["FP32", "BF16"] if able else ["FP32"]
+
+    half, _ = cast(image_proto, CastConfig(dtype="bf16", arithmetic=True), evidence(data, score=lambda _: 1.0))
+    inputs, core = data.test.inputs[:9].numpy(), room._core()
+    asked: list[str] = []
+
+    def compile_model(model: Any, threads: int, precision: str) -> Any:
+        asked.append(precision)
+        return core.compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": precision}).create_infer_request()
+
+    monkeypatch.setattr(room, "_core", Able)
+    assert room._precision(core.read_model(model=half.SerializeToString())) == ("bf16" if able else "f32")
+    assert room._precision(core.read_model(model=image_proto.SerializeToString())) == "f32"
+    monkeypatch.setattr(room, "_core", lambda: core)
+    monkeypatch.setattr(room, "_precision", lambda _: "bf16" if able else "f32")
+    monkeypatch.setattr(room, "_compile", compile_model)
+    served = open_runtime(half, "openvino")
+    exact = open_runtime(image_proto, "onnxruntime").run(inputs)
+    for rows in (inputs[:1], inputs):  # of the batch it is specialised to, and of another
+        assert np.abs(served.run(rows) - exact[: len(rows)]).max() < 0.05 * np.abs(exact).max()
+    assert asked == 2 * ["bf16" if able else "f32"]
 
 
 _CTRL_C = """

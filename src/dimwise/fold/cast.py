@@ -8,14 +8,17 @@ is little beside larger weights: max |Δw| ≤ 2⁻¹¹ max |w| of each tensor i
 the range of float32, |Δw| ≤ 2⁻⁸ |w|.
 
 Use when: int8 costs too much score, or calibration data is missing; after ``quantize`` for what it left float.
-``arithmetic`` computes in fp16 as well: for accelerators, not for CPUs.
+``arithmetic`` computes in 16 bits as well: bf16 on a CPU that has it (AVX512-BF16, AMX) and is served by OpenVINO, with
+no calibration; fp16 for accelerators.
 
-Cost: some ms. It saves size, not time: a Cast to float32 stands before each weight and is folded into a constant when
-the graph is loaded, so loading takes a little longer and what runs is the float graph, in as much memory and time.
+Cost: some ms. Without ``arithmetic`` it saves size, not time: a Cast to float32 stands before each weight and is folded
+into a constant when the graph is loaded, so loading takes a little longer and what runs is the float graph, in as much
+memory and time.
 
 Pitfalls: tensors with weights beyond 65504, or with none above 6.1e-5, do not fit fp16 and stay float32; with
-``arithmetic`` their operators compute in float32 too. ``arithmetic`` is slower on CPUs than float32, where onnxruntime
-has few fp16 kernels and casts around them; activations beyond 65504 overflow, far below 6.1e-5 they vanish. Measure.
+``arithmetic`` their operators compute in float32 too. In fp16 it is slower on CPUs than float32, where onnxruntime has
+few such kernels and casts around them; activations beyond 65504 overflow, far below 6.1e-5 they vanish. In bf16 it is a
+wish in the graph's metadata, which onnxruntime does not grant: it computes in float32. Measure.
 
 Source: IEEE 754-2019 (binary16); Micikevicius et al. 2018, arXiv:1710.03740 (half-precision storage); Kalamkar et al.
 2019, arXiv:1905.12322 (bfloat16).
@@ -27,13 +30,15 @@ from __future__ import annotations
 
 import copy
 import time
+from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
 
-from dimwise.errors import ModelError, RecipeError, UserError
+from dimwise.errors import ModelError, UserError
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
+from dimwise.ort import ARITHMETIC
 from dimwise.recipe import config
 
 
@@ -44,11 +49,14 @@ class CastConfig:
     dtype: Literal["fp16", "bf16"] = "fp16"
     """fp16: more digits; bf16: more range. Default: fp16, eight times finer, and trained weights are small."""
     arithmetic: bool = False
-    """Compute in fp16 too, inputs and outputs in float32. Default: off; on CPUs it is slower than float32."""
+    """Compute in 16 bits too, inputs and outputs in float32; in bf16 only OpenVINO does, where the processor can.
+    Default: off; on CPUs fp16 is slower than float32."""
 
 
 WORDS: dict[str, dict[str, Any]] = {"fp16": {"dtype": "fp16"}, "bf16": {"dtype": "bf16"}}
 """What a bare word in a composition means, as in ``cast(bf16)``."""
+
+GRANTED = "bf16 arithmetic is OpenVINO's (runtime=openvino) on a processor that has it; others compute in float32"
 
 SMALLEST = 64
 """Constants of fewer numbers stay float32: the Cast would take as many bytes as it saves."""
@@ -73,7 +81,6 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
 
     Raises:
         UserError: when given a network that is not exported.
-        RecipeError: for arithmetic in bf16.
         ModelError: when the graph holds no float32 weights, or cannot be run.
 
     Source: see the card.
@@ -86,10 +93,6 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
             expected="an exported graph (onnx.ModelProto)",
             next_step="First: graph = dimwise.ship.graph(model, data.normalise, example).",
         )
-    if config.arithmetic and config.dtype == "bf16":
-        raise RecipeError(
-            "cast.arithmetic is set for bf16", expected="fp16: onnxruntime's CPU kernels know no bf16 arithmetic"
-        )
     started = time.perf_counter()
     before = copy.deepcopy(model)
     rows, untouched, whole = _look(before, config)
@@ -100,11 +103,16 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
             expected=f"float32 constants of at least {SMALLEST} numbers",
             next_step="Keep the graph as it is.",
         )
-    after = _in_half(before, whole) if config.arithmetic else _stored(before, config, {row["tensor"] for row in rows})
+    halves = config.arithmetic and config.dtype == "fp16"
+    after = _in_half(before, whole) if halves else _stored(before, config, {row["tensor"] for row in rows})
     after = _onnx.compact(after)
+    if config.arithmetic and config.dtype == "bf16":
+        onnx.helper.set_model_props(after, {p.key: p.value for p in after.metadata_props} | {ARITHMETIC: "bf16"})
     _onnx.session(after)
     layers = [{key: value for key, value in row.items() if key != "tensor"} for row in rows]
     report = compare("cast", config, evidence, model, after, layers=layers, untouched=untouched, started=started)
+    if config.arithmetic and config.dtype == "bf16":
+        report = replace(report, notes=[*report.notes, GRANTED])
     return after, report
 
 

@@ -19,7 +19,7 @@ from dimwise.plan.make import measured_now
 from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, told
 from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.record import Line
-from dimwise.plan.space import NUMBERS, space_of
+from dimwise.plan.space import NUMBERS, ONLY_ON, space_of
 from dimwise.recipe import as_dict
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
 from dimwise.ship.runtimes.fresh import peak_memory_on
@@ -61,7 +61,8 @@ def begin(question: Question, steps: Sequence[Step] = ()) -> Bench:
     full = full_epochs(question.base, evidence.train.epochs, question.time_s, epoch_s)
     only_graph = subject.network is None
     network_folds = tuple(full) if not only_graph else ("distill",) if subject.student is not None else ()
-    numbers = [text for text in NUMBERS[1:] if target.runtime not in NETWORK_RUNTIMES or not _of_graph(text)]
+    there = [text for text in NUMBERS[1:] if ONLY_ON.get(text, target.runtime) == target.runtime]
+    numbers = [text for text in there if target.runtime not in NETWORK_RUNTIMES or not _of_graph(text)]
     space = space_of(numbers, question.base, full, network_folds=network_folds, only_graph=only_graph)
     about["choices"] = record.fingerprint_of(repr((space.students, space.cuts, space.numbers)).encode())
     record.begin(question.folder, about)

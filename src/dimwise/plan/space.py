@@ -53,8 +53,11 @@ NUMBERS = (
     "quantize share(palette16)",
     "qat quantize",
     "quantize(static)",
+    "cast(bf16, arithmetic=true)",
 )
 """What is done to its numbers; what fails on the subject itself is not tried again."""
+ONLY_ON = {"cast(bf16, arithmetic=true)": "openvino"}
+"""Ways to write numbers that gain on one runtime alone."""
 FIRST = (
     ("distill(scale=0.5)", "", ""),
     ("distill(scale=0.5)", "", "quantize"),

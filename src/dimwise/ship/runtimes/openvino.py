@@ -1,7 +1,8 @@
 """OpenVINO on the CPU (extra ``openvino``): float and QDQ int8 graphs, in float32 where the graph says float.
 
 The latency hint, the number of threads and the precision are set, so that what is measured is what was asked: left
-alone, OpenVINO takes all cores, and bf16 where the CPU has it.
+alone, OpenVINO takes all cores, and bf16 where the CPU has it. A graph that may be computed in bf16 says so in its
+metadata (``cast(bf16, arithmetic=true)``).
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from dimwise.errors import ArtifactError, MissingExtra
+from dimwise.ort import ARITHMETIC
 from dimwise.ship.selfcontained import refuse_external
 
 
@@ -25,8 +27,8 @@ class Request:
         self.threads = threads
         self.input_dtype = np.dtype(source.element_type.to_dtype()).name
         self.input_shape = tuple(d.get_length() if d.is_static else None for d in source.partial_shape)
-        self._model, self._batch = model, batch
-        self._specialised = _compile(_for_batch(model, batch), threads)
+        self._model, self._batch, self._precision = model, batch, _precision(model)
+        self._specialised = _compile(_for_batch(model, batch), threads, self._precision)
         self._any: Any = None
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
@@ -59,7 +61,7 @@ class Request:
         if n == self._batch:
             return self._specialised
         if self._any is None:
-            self._any = _compile(self._model, self.threads)
+            self._any = _compile(self._model, self.threads, self._precision)
         return self._any
 
 
@@ -119,11 +121,18 @@ def _core() -> Any:
     return openvino.Core()
 
 
-def _compile(model: Any, threads: int) -> Any:
+def _precision(model: Any) -> str:
+    """In what float32 parts are computed: bf16 where the graph allows it and the processor has it."""
+    allowed = ["framework", ARITHMETIC]  # where OpenVINO keeps the metadata of an ONNX graph
+    wish = model.get_rt_info(allowed).value if model.has_rt_info(allowed) else "f32"
+    return "bf16" if wish == "bf16" and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+
+
+def _compile(model: Any, threads: int, precision: str) -> Any:
     settings = {
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
-        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_PRECISION_HINT": precision,
         # Pinned threads of several graphs in one process wait for the same core.
         "ENABLE_CPU_PINNING": False,
     }
