@@ -421,10 +421,10 @@ def gains_of(rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
 
 
 def pruning_alone(record: Record, told: Mapping[str, Any], n_rows: int) -> None:
-    """Targets of pruning alone at four times fewer operations: of the way with the best validation score; the others
-    are noted."""
+    """Targets of pruning alone at four times fewer operations: of the way with the best validation score among those
+    that all seeds have; the others are noted."""
     ways = {w: f for w, f in told["pruned"].items() if w.startswith("prune") and f["macs_gain"] >= 3.8}
-    best = max(ways, key=lambda way: told["parts"][way]["valid"], default=None)
+    best = max((way for way in ways if way in told["parts"]), key=lambda w: told["parts"][w]["valid"], default=None)
     for way, found in ways.items():
         seeds = f" ({found['n_seeds']} of {n_rows} seeds)" if found["n_seeds"] < n_rows else ""
         share, lost = found["share"], found["lost_points"]
@@ -433,7 +433,8 @@ def pruning_alone(record: Record, told: Mapping[str, Any], n_rows: int) -> None:
             record.target(what, f"≥ {ASKED_SHARE}", f"{share:.2f}{seeds}", share >= ASKED_SHARE)
             record.target(f"points lost by {way}", f"≤ {ASKED_LOST}", f"{lost:.2f}{seeds}", lost <= ASKED_LOST)
         else:
-            record.notes.append(f"{way}, of lower validation score: {share:.2f} of the gain, {lost:.2f} points lost")
+            why = "" if seeds else ", of lower validation score"
+            record.notes.append(f"{way}{seeds}{why}: {share:.2f} of the gain, {lost:.2f} points lost")
 
 
 def recorded(name: str, rows: list[dict[str, Any]]) -> Record:

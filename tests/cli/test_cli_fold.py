@@ -185,7 +185,7 @@ def test_where_pytorch_serves_the_network_itself_is_kept() -> None:
     done = dimwise("fold", "last", "--apply", "distill(scale=0.5, epochs=2)", "--budget", "runtime=pytorch", "--json")
     assert done.code == 0, done.err
     kept = Path(done.told["artifact"])
-    assert sorted(path.name for path in kept.iterdir()) == ["network.json", "network.pt2"]
+    assert sorted(path.name for path in kept.iterdir()) == ["folds.json", "network.json", "network.pt2"]
     about = json.loads((kept / "network.json").read_text())
     assert about["source"] == {"steps": done.told["steps"], "seed": done.told["seed"]}
     assert about["score"] == done.told["made"]["score"]

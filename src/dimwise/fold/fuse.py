@@ -103,6 +103,7 @@ def find(model: nn.Module, x: Tensor) -> tuple[list[Pair], dict[str, str]]:
         ModelError: when the network cannot be traced.
 
     Example:
+        >>> import torch
         >>> net = nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.ReLU(), nn.BatchNorm1d(3)).eval()
         >>> find(net, torch.zeros(2, 4))
         ([Pair(norm='1', layer='0', after=True)], {'3': 'it stands between relu and the output'})
