@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-ARITHMETIC = "dimwise.arithmetic"
+ARITHMETIC = "dimwise/arithmetic"
 """Key in the metadata of a graph whose float32 parts a runtime may compute in less, where it can: such as "bf16"."""
 
 
