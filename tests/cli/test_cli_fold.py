@@ -104,6 +104,15 @@ def test_a_composition_is_replayed_and_its_artifact_kept() -> None:
     assert taught.told["made"]["params"] < taught.told["original"]["params"]
 
 
+def test_a_module_that_begins_as_a_runs_id_does_is_a_module(place: Path) -> None:
+    run = max(path for path in (place / "runs").iterdir() if (path / "result.json").is_file())
+    done = dimwise("fold", f"{run.name[-4:-1]}:net", "--recipe", "digits")
+    assert (done.code, done.err.count("\n")) == (2, 1)
+    assert f"there is no module '{run.name[-4:-1]}'" in done.err
+    done = dimwise("fold", f"{run.name[-4:]}:net", "--recipe", "digits")
+    assert "keeps no artifact of the stage 'net'" in done.err
+
+
 def test_what_is_applied_is_judged_by_the_budget_that_is_named() -> None:
     words = ["fold", "last", "--apply", "quantize(weights)"]
     done = dimwise(*words, "--budget", "size<=1kB")

@@ -74,14 +74,19 @@ def open_subject(
     path, (key, _, stage) = Path(text), text.rpartition(":")
     if path.name == "model.onnx" and (path.parent / MANIFEST).is_file():
         path = path.parent
+    function = re.fullmatch(r"[\w.]+:\w+", text)
     if key and not path.exists():
         with suppress(RunError):
             run = folder.find(runs_dir, key)
-            path = artifact_of(run, stage)
+            try:
+                path = artifact_of(run, stage)
+            except ArtifactError:
+                if not (function and len(key) < folder.ID_LENGTH):  # a short module may begin as some run's id does
+                    raise
     if (path / MANIFEST).is_file():
         _without_training(train, f"'{text}' is an artifact")
         return from_artifact(path, recipe=recipe, data_dir=data_dir, model=model, runs_dir=runs_dir, progress=progress)
-    if re.fullmatch(r"[\w.]+:\w+", text) and not path.exists():
+    if function and not path.exists():
         if model is not None:
             raise UserError(
                 f"'{text}' is a network, and --model {model} names another",

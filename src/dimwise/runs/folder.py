@@ -23,6 +23,8 @@ from dimwise.runs import atomic
 
 Status = Literal["running", "interrupted", "finished", "failed", "unreadable"]
 
+ID_LENGTH = 4
+"""Letters of a run's short id; fewer of them name a run too, while only one fits."""
 _NAME = re.compile(r"(\d{8}-\d{6})-(.+)-([0-9a-f]{4,6})")
 _SIGNS = ("status.json", "recipe.toml", "metrics.jsonl", "result.json")
 _STALE_S = 120.0  # without news for so long, a run on another machine counts as interrupted
@@ -71,7 +73,7 @@ def create(runs_dir: str | os.PathLike[str], name: str) -> Path:
     try:
         runs_dir.mkdir(parents=True, exist_ok=True)
         while True:
-            run = runs_dir / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{secrets.token_hex(2)}"
+            run = runs_dir / f"{time.strftime('%Y%m%d-%H%M%S')}-{recipe}-{secrets.token_hex(ID_LENGTH // 2)}"
             try:
                 run.mkdir()
                 break
