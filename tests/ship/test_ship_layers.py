@@ -165,8 +165,8 @@ def test_two_networks_side_by_side() -> None:
     assert (told["runtime"], told["threads"], told["batch"]) == ("pytorch", 1, 3)
     for side in (found.a, found.b):
         assert side.latency is not None
-        assert sum(layer.ms for layer in side.layers) == pytest.approx(side.latency.p50_ms)
-        assert sum(layer.share for layer in side.layers) == pytest.approx(1.0)
+        assert sum(layer.ms or 0.0 for layer in side.layers) == pytest.approx(side.latency.p50_ms)
+        assert sum(layer.share or 0.0 for layer in side.layers) == pytest.approx(1.0)
 
 
 def test_new_layers_stand_after_their_predecessors() -> None:

@@ -11,12 +11,6 @@ from dimwise.cli import _out
 from dimwise.cli._typer import RUNS, DataDir, Json, OwnModel, RunsDir, single
 from dimwise.errors import ModelError, RecipeError, UserError, nearest
 
-TELLS_LAYERS = ("pytorch", "onnxruntime")
-"""Runtimes that say which layer took how long. The others make one program of the network, or kernels of their own
-that cannot be led back to its layers without guessing."""
-BUDGET_S = 1.0
-"""Seconds of each of the two on the others."""
-
 _WHAT = (
     "A run (its trained network), RUN:STAGE, RUN:chosen, an artifact folder, an .onnx file, package.module:function, "
     "or a name of `dimwise model list`."
@@ -80,10 +74,7 @@ def compare(
     busy = measure.machine_is_busy()
     if busy:
         _out.warn(busy)
-    if chosen in TELLS_LAYERS:
-        found = layer_table.compare(*sides, runtime=chosen, threads=threads, batch=batch, runs=runs).as_dict()
-    else:
-        found = _in_total(*sides, runtime=chosen, threads=threads, batch=batch)
+    found = layer_table.compare(*sides, runtime=chosen, threads=threads, batch=batch, runs=runs).as_dict()
     _save(found, png, html)
     if as_json:
         _out.emit(found)
@@ -106,40 +97,6 @@ def _side(given: Any, runtime: str) -> Any:
             next_step="Leave out --runtime, or name a network.",
         )
     return Side(given.name, given.subject, given.inputs)
-
-
-def _in_total(a: Any, b: Any, *, runtime: str, threads: int, batch: int) -> dict[str, Any]:
-    """Both timed whole, in turns; their layers are counted, and their milliseconds left empty."""
-    from dataclasses import replace
-    from functools import partial
-
-    import numpy as np
-
-    from dimwise import measure
-    from dimwise.ship import content_of, layer_table, open_runtime
-    from dimwise.ship.runtimes import NETWORK_RUNTIMES
-    from dimwise.ship.runtimes.pytorch import using_threads
-
-    sides = {"a": a, "b": b}
-    calls = {}
-    for key, side in sides.items():
-        served = open_runtime(side.subject, runtime, threads=threads, batch=batch)
-        calls[key] = partial(served.run, side.inputs[np.arange(batch) % len(side.inputs)])
-    with using_threads(threads):
-        for call in calls.values():
-            call()  # what compiles at the first call has done so before the clock starts
-        taken = measure.latency(calls, threads=threads, budget_s=BUDGET_S)
-    size = measure.state_size_bytes if runtime in NETWORK_RUNTIMES else lambda subject: len(content_of(subject))
-    first, second = (
-        replace(side, layers=tuple(layer_table.layers(side)), latency=taken[key], size_bytes=size(side.subject))
-        for key, side in sides.items()
-    )
-    rows = tuple(layer_table.align(first.layers, second.layers))
-    tie = measure.tie(taken["a"], taken["b"])
-    told = layer_table.Comparison(first, second, rows, runtime, threads, batch, tie).as_dict()
-    for layer in (row[key] for row in told["layers"] for key in sides if row[key] is not None):
-        layer |= {"ms": None, "share": None}
-    return told
 
 
 def _save(found: dict[str, Any], png: Path | None, html: Path | None) -> None:
@@ -174,7 +131,7 @@ def _show(found: dict[str, Any]) -> None:
     rows.append(["whole run", "", *(cell for pair in whole for cell in pair), "", ""])
     _out.table(header, rows, right=header[4:])
     print()
-    if found["runtime"] not in TELLS_LAYERS:
+    if not any(layer["ms"] is not None for row in found["layers"] for layer in (row["a"], row["b"]) if layer):
         print(f"{found['runtime']} does not tell layers apart: only the whole run is timed.")
     print(verdict(found))
 

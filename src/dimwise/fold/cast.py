@@ -103,15 +103,15 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
             expected=f"float32 constants of at least {SMALLEST} numbers",
             next_step="Keep the graph as it is.",
         )
-    halves = config.arithmetic and config.dtype == "fp16"
+    halves, wishes = (config.arithmetic and config.dtype == dtype for dtype in ("fp16", "bf16"))
     after = _in_half(before, whole) if halves else _stored(before, config, {row["tensor"] for row in rows})
     after = _onnx.compact(after)
-    if config.arithmetic and config.dtype == "bf16":
+    if wishes:
         onnx.helper.set_model_props(after, {p.key: p.value for p in after.metadata_props} | {ARITHMETIC: "bf16"})
     _onnx.session(after)
     layers = [{key: value for key, value in row.items() if key != "tensor"} for row in rows]
     report = compare("cast", config, evidence, model, after, layers=layers, untouched=untouched, started=started)
-    if config.arithmetic and config.dtype == "bf16":
+    if wishes:
         report = replace(report, notes=[*report.notes, GRANTED])
     return after, report
 

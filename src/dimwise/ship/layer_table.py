@@ -13,7 +13,7 @@ from torch import nn
 from dimwise.fold import _onnx
 from dimwise.measure import Latency, profile, tie
 from dimwise.ship.runtimes import content_of, open_runtime
-from dimwise.ship.runtimes.layers import BEFORE, graph_layers, homes_of_values, watch
+from dimwise.ship.runtimes.layers import BEFORE, TELLS_LAYERS, graph_layers, homes_of_values, watch
 from dimwise.ship.runtimes.side_by_side import measure_on
 
 OUTSIDE = "(outside the layers)"
@@ -30,10 +30,11 @@ class Layer:
     output_shape: tuple[int, ...] = ()
     params: int = 0
     macs: int = 0
-    ms: float = 0.0
-    """Milliseconds of one batch. The profiler's own time is taken off all alike, where there is any."""
-    share: float = 0.0
-    """Of the whole run, 0 to 1."""
+    ms: float | None = 0.0
+    """Milliseconds of one batch; the profiler's own time is taken off all alike, where there is any. None where the
+    runtime does not tell layers apart."""
+    share: float | None = 0.0
+    """Of the whole run, 0 to 1; None as ``ms``."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,8 @@ def compare(
 
     Args:
         a, b: name, subject and inputs; layers and latency are found out.
-        runtime: pytorch for two networks, onnxruntime for two graphs.
+        runtime: of :data:`dimwise.ship.RUNTIMES`, one that runs both. Beside pytorch and onnxruntime it tells no layers
+            apart: they are counted, and only the whole is timed.
         threads: of one run.
         batch: rows of one run.
         runs: runs of each with the profiler on, in turns.
@@ -111,16 +113,28 @@ def compare(
     sides = [replace(side, inputs=_rows(side.inputs, batch)) for side in (a, b)]
     served = [open_runtime(side.subject, runtime, threads=threads, batch=batch) for side in sides]
     found = _whole(served, sides, threads, batch, budget_s)
+    timed = _layer_by_layer(sides, found, runtime, threads, runs) if runtime in TELLS_LAYERS else _counted(sides)
+    whole = [
+        replace(side, layers=rows, latency=latency, size_bytes=_size(side.subject))
+        for side, rows, latency in zip(sides, timed, found, strict=True)
+    ]
+    rows = align(whole[0].layers, whole[1].layers)
+    return Comparison(whole[0], whole[1], tuple(rows), runtime, threads, batch, tie(*found))
+
+
+def _layer_by_layer(
+    sides: Sequence[Side], whole: Sequence[Latency], runtime: str, threads: int, runs: int
+) -> list[tuple[Layer, ...]]:
+    """The layers of each with their times, both watched in turns."""
     watched = [watch(side.subject, runtime, threads=threads) for side in sides]
     for _ in range(runs):
         for one, side in zip(watched, sides, strict=True):
             one.run(side.inputs)
-    whole = [
-        replace(side, layers=_timed(layers(side), one.ms(), latency), latency=latency, size_bytes=_size(side.subject))
-        for side, one, latency in zip(sides, watched, found, strict=True)
-    ]
-    rows = align(whole[0].layers, whole[1].layers)
-    return Comparison(whole[0], whole[1], tuple(rows), runtime, threads, batch, tie(*found))
+    return [_timed(layers(side), one.ms(), latency) for side, one, latency in zip(sides, watched, whole, strict=True)]
+
+
+def _counted(sides: Sequence[Side]) -> list[tuple[Layer, ...]]:
+    return [tuple(replace(layer, ms=None, share=None) for layer in layers(side)) for side in sides]
 
 
 def layers(side: Side) -> list[Layer]:

@@ -40,6 +40,11 @@ class Watched(Protocol):
         """Layer -> milliseconds of one run, in order; the watching is over."""
 
 
+TELLS_LAYERS = ("pytorch", "onnxruntime")
+"""Runtimes that say which layer took how long. The others make one program of the network, or kernels of their own
+that cannot be led back to its layers without guessing."""
+
+
 def watch(subject: Any, runtime: str, *, threads: int = 1) -> Watched:
     """Open a subject so that its layers are timed.
 
@@ -58,11 +63,9 @@ def watch(subject: Any, runtime: str, *, threads: int = 1) -> Watched:
         >>> list(watched.ms())
         ['0', '1']
     """
-    if runtime == "pytorch":
-        return _Modules(subject, threads)
-    if runtime == "onnxruntime":
-        return _Nodes(content_of(subject, runtime), threads)
-    raise ModelError(f"layers cannot be timed on {runtime}", expected="pytorch or onnxruntime")
+    if runtime not in TELLS_LAYERS:
+        raise ModelError(f"layers cannot be timed on {runtime}", expected=" or ".join(TELLS_LAYERS))
+    return _Modules(subject, threads) if runtime == "pytorch" else _Nodes(content_of(subject, runtime), threads)
 
 
 class _Modules:
