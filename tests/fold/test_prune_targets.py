@@ -21,7 +21,7 @@ from dimwise.fold._pruning.allocate import allocate, counting_params
 from dimwise.fold._pruning.importance import batch_norm_scale, l1, l2
 from dimwise.fold._pruning.sparse import penalising_step, sparse_training
 from dimwise.fold._pruning.speed import by_latency, by_sensitivity, eager_latency
-from dimwise.fold.prune import PruneConfig, prune
+from dimwise.fold.prune import PruneConfig, prune, sensitivity
 from dimwise.measure import n_params, profile
 from dimwise.models import build
 from dimwise.tasks import get
@@ -285,3 +285,29 @@ def test_the_penalty_grows_and_pulls_the_small_most() -> None:
     added = [step(net, x, y, task).item() - plain_step(net, x, y, task).item() for _ in range(3)]
     full = 0.1 * (5 * 1 + 3 * 4 + 1 * 16)
     assert added == pytest.approx([full / 2, full, full], rel=1e-5)
+
+
+# Sensitivity --------------------------------------------------------------------------------------------------------
+
+
+def test_sensitivity_is_what_the_score_loses_without_a_group_alone() -> None:
+    net, looks = small(), told()
+    before = deepcopy(net.state_dict())
+    seen = []
+
+    def score(network: nn.Module) -> float:
+        seen.append([m.out_channels for m in network.modules() if isinstance(m, nn.Conv2d)])
+        return float(sum(w**2 for w in seen[-1]))
+
+    rows = sensitivity(net, config(), dataclasses.replace(looks, score=score))
+    whole, others = seen[0], seen[1:]
+    assert [sum(a != b for a, b in zip(whole, other, strict=True)) for other in others] == [1] * len(whole)
+    drops = sorted((sum(w**2 for w in whole) - sum(w**2 for w in other) for other in others), reverse=True)
+    assert [row["drop"] for row in rows] == drops
+    assert all(row["kept"] == 0.5 for row in rows)
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+
+
+def test_sensitivity_stops_in_time_and_has_no_row_where_nothing_can_leave() -> None:
+    assert len(sensitivity(small(), config(), told(), limit_s=0.0)) == 1
+    assert sensitivity(nn.Sequential(nn.Flatten(), nn.Linear(192, 2)), config(), told()) == []

@@ -69,6 +69,18 @@ def test_what_the_folds_did_is_on_the_page_and_the_terminal() -> None:
     assert "prune: a note" in lines
 
 
+@pytest.mark.parametrize("language", list(STRINGS))
+def test_what_the_score_loses_without_a_layer_stands_beside_its_time(language: str) -> None:
+    layer = answer("fold")["layers"][0]
+    title = STRINGS[language]["plan_layer_drop"]
+    page = render(
+        answer("fold", layers=[layer | {"drop": 0.1234}, layer | {"name": "fc", "drop": None}]), words(language)
+    )
+    assert title in page
+    assert page.index("conv1") < page.index("12.34") < page.index("fc")
+    assert title not in render(answer("fold"), words(language))
+
+
 def test_ties_and_the_chosen_one_are_named() -> None:
     header, rows, _ = columns(answer("fold"))
     assert [r[0] for r in rows] == ["quantize", "original", "prune"]

@@ -70,6 +70,7 @@ from dimwise.fold._pruning.speed import (
     LatencyOf,
     by_latency,
     by_sensitivity,
+    each_alone,
     eager_latency,
     limit_ms,
     one,
@@ -194,6 +195,44 @@ def prune(
         costs = [dict(c, latency_ms=clock(m)) for m, c in ((original, report.cost_before), (small, report.cost_after))]
         report = dataclasses.replace(report, cost_before=costs[0], cost_after=costs[1])
     return small, report
+
+
+def sensitivity(
+    model: nn.Module, config: PruneConfig, evidence: Evidence, *, limit_s: float = np.inf
+) -> list[dict[str, Any]]:
+    """What the score loses when each group of tied layers alone is cut, and nothing is trained.
+
+    drop_g = score(model) − score(model without the least important ``config.sensitivity_cut`` of group g)
+
+    Args:
+        model: any module with one input that can be traced; it is not changed.
+        config: ``sensitivity_cut``, importance and rounding.
+        evidence: gives the score.
+        limit_s: seconds after which no further group is begun.
+
+    Returns:
+        A row for each group: {"layers": names, "kept": share of its channels, "drop": 0 to 1}, the most sensitive
+        first; none where nothing can leave.
+
+    Raises:
+        UserError: when given something else than an ``nn.Module``.
+        ModelError: when the network cannot be traced.
+        DataError: when taylor is asked for and there is no training data.
+    """
+    until = time.perf_counter() + limit_s
+    model, x = working_copy("prune", model, evidence.example, evidence.seed)
+    config = dataclasses.replace(config, round_to=config.round_to or BLOCKS[-1])
+    channels = trace(model, x)
+    scores = _score(model, channels, config, evidence)
+    channels = _barred(model, channels, smallest(channels, scores, config), x)
+    rows = []
+    for found in each_alone(channels, scores, config, score_without=lambda a: evidence.score(cut(model, channels, a))):
+        kept = found.n_kept / len(found.group.classes)
+        if kept < 1:
+            rows.append({"layers": list(found.group.layers), "kept": kept, "drop": found.drop})
+        if time.perf_counter() > until:
+            break
+    return sorted(rows, key=lambda row: -row["drop"])
 
 
 def _asked(

@@ -21,15 +21,14 @@ from dimwise.plan.apply import ORIGINAL, apply, tried
 from dimwise.plan.bench import Bench
 from dimwise.plan.choose import choose, excess
 from dimwise.plan.keep import is_kept, keep, reports_of
-from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, score_on, servable
+from dimwise.plan.layer_costs import layer_runtime
+from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened, score_on
 from dimwise.plan.record import Line
 from dimwise.plan.search import Found
 from dimwise.plan.space import RUNGS, key_of
 from dimwise.plan.worth import frontiers, meets
 from dimwise.recipe import as_dict
-from dimwise.ship.layer_table import Side, layers
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
-from dimwise.ship.runtimes.layers import watch
 
 Verdict = Literal["fold", "keep", "infeasible"]
 MOST = 8
@@ -95,7 +94,7 @@ def answer(found: Found, *, price_per_hour: float = 0.0) -> Answer:
         "tried": tally(found.lines),
         "prediction": prediction_errors(found.lines),
         "alone": alone(found.lines, bench),
-        "layers": layer_times(bench),
+        "layers": bench.layers.shown(),
         "layers_on": layer_runtime(target.runtime),
         "folder": str(question.folder),
     }
@@ -321,49 +320,6 @@ def prediction_errors(lines: Sequence[Line]) -> dict[str, float | int]:
                 errors[name].append(abs(line.predicted[key] / line.measured[key] - 1))
     middle = {name: sorted(values)[len(values) // 2] for name, values in errors.items() if values}
     return {"n": len(errors["latency"]), **middle}
-
-
-def layer_runtime(runtime: str) -> str:
-    """The runtime on which layers are told apart: the target's, or the one of its kind that can.
-
-    Example:
-        >>> layer_runtime("openvino"), layer_runtime("pytorch-compiled")
-        ('onnxruntime', 'pytorch')
-    """
-    return "pytorch" if runtime in NETWORK_RUNTIMES else "onnxruntime"
-
-
-def layer_times(bench: Bench, *, runs: int = 30) -> list[dict[str, Any]]:
-    """Where the original's time goes, layer by layer, on :func:`layer_runtime`.
-
-    Returns:
-        [{"name", "kind", "params", "macs", "ms", "share"}], the slowest first; empty when nothing can be told.
-    """
-    question, original = bench.question, bench.original
-    network = question.target.runtime in NETWORK_RUNTIMES
-    subject = servable(original, question.evidence.data, question.target) if network else original.proto
-    rows = batch_of(question.evidence.data, question.target.batch)[0].numpy()
-    try:
-        watched = watch(subject, layer_runtime(question.target.runtime), threads=question.target.threads)
-        for _ in range(runs):
-            watched.run(rows)
-        ms = watched.ms()
-        known = {layer.name: layer for layer in layers(Side("original", subject, rows))}
-    except Exception:  # noqa: BLE001  (a table beside the answer must not cost the answer)
-        return []
-    whole = sum(ms.values()) or 1.0
-    told = [
-        {
-            "name": name,
-            "kind": known[name].kind if name in known else "",
-            "params": known[name].params if name in known else 0,
-            "macs": known[name].macs if name in known else 0,
-            "ms": taken,
-            "share": taken / whole,
-        }
-        for name, taken in ms.items()
-    ]
-    return sorted(told, key=lambda row: -row["ms"])
 
 
 ALONE = re.compile(r"\w+(\([^()]*\))?")

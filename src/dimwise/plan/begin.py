@@ -5,17 +5,19 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from dimwise.errors import ModelError
-from dimwise.fold import GRAPH_FOLDS, Evidence
+from dimwise.fold import GRAPH_FOLDS, Evidence, PruneConfig
 from dimwise.fold._steps import Step, parse
+from dimwise.fold.prune import sensitivity
 from dimwise.measure.machine import cores
-from dimwise.plan import record
+from dimwise.plan import layer_costs, record
 from dimwise.plan.apply import Once, Subject, apply, brings_its_own
 from dimwise.plan.bench import BESIDE, Bench, Question, catch_up, has_memory, put
 from dimwise.plan.budget import Target
-from dimwise.plan.make import measured_now
+from dimwise.plan.make import measured_now, put_table
 from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, told
 from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.record import Line
@@ -23,6 +25,9 @@ from dimwise.plan.space import NUMBERS, ONLY_ON, space_of
 from dimwise.recipe import as_dict
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
 from dimwise.ship.runtimes.fresh import peak_memory_on
+
+SENSITIVITY_FRAC = 0.05
+"""Of the time of a search, for cutting layers alone."""
 
 
 def begin(question: Question, steps: Sequence[Step] = ()) -> Bench:
@@ -72,6 +77,8 @@ def begin(question: Question, steps: Sequence[Step] = ()) -> Bench:
     latencies([original], evidence.data, beside)
     assert original.latency is not None
     bench.original_ms.append(original.latency.p50_ms)
+    bench.layers = layer_costs.read(question.folder)
+    put_table(bench, original, "")
     if question.budget.memory_bytes and target.runtime not in NETWORK_RUNTIMES:
         _memory_too(bench)
     catch_up(bench)
@@ -86,6 +93,18 @@ def begin(question: Question, steps: Sequence[Step] = ()) -> Bench:
         if not any(line.steps == made.name and line.state == "whole" for line in bench.lines):
             put(bench, Line(made.name, evidence.seed, "whole", measured=measured_now(bench, made)))
     return bench
+
+
+def layer_sensitivity(bench: Bench) -> None:
+    """Measure what the score loses when layers are cut alone, once a search, in a small part of its time."""
+    question, network = bench.question, bench.question.subject.network
+    if network is None or bench.layers.sensitivity:
+        return
+    limit_s = SENSITIVITY_FRAC * question.time_s
+    config = question.base.get("prune", PruneConfig())
+    with question.evidence.progress.stage("sensitivity"), suppress(Exception):  # it tells, but decides nothing alone
+        bench.layers.sensitivity = sensitivity(network, config, question.evidence, limit_s=limit_s)
+        layer_costs.write(question.folder, bench.layers)
 
 
 def where_measured(original: Candidate, target: Target) -> Target:

@@ -14,9 +14,10 @@ from dimwise.fold import Evidence
 from dimwise.plan import propose, record
 from dimwise.plan.apply import Once, Subject, not_made_yet
 from dimwise.plan.budget import Budget, Target
+from dimwise.plan.layer_costs import Layers
 from dimwise.plan.on_target import Candidate
 from dimwise.plan.record import Line
-from dimwise.plan.space import RUNGS, Point, Space, key_of, understood
+from dimwise.plan.space import RUNGS, Point, Space, is_whole, key_of, understood
 
 BESIDE = "original_ms"
 """In a line's measurements: the latency of the original at that moment, in turns with which its own was taken."""
@@ -62,6 +63,8 @@ class Bench:
     original_ms: list[float] = field(default_factory=list)
     """Latencies of the original on this machine in this sitting, oldest first. Machines drift and differ, so lines are
     written down with the original's latency of that moment, and those at hand are told in today's milliseconds."""
+    layers: Layers = field(default_factory=Layers)
+    """Latency and sensitivity, layer by layer."""
     kept: dict[str, Candidate] = field(default_factory=dict)
     """Name of a line -> its candidate, for those on the frontier that were made by this process."""
     started: float = field(default_factory=time.monotonic)
@@ -109,16 +112,13 @@ def known_points(bench: Bench) -> set[tuple[int, int, int]]:
     plain = [line for line in bench.lines if line.state == "failed" and line.point and not line.point["numbers"]]
     failed = {key_of(line.point)[:2] for line in plain} - made
     gone = {student for student, cut in failed if student and not cut} - {student for student, _ in made}
-    bad = {line.point["numbers"] for line in bench.lines if line.state == "failed" and _alone(bench, line)}
+    failures = (line.point for line in bench.lines if line.state == "failed" and line.point)
+    bad = {point["numbers"] for point in failures if is_whole(point)}
     return known | {
         key
         for point in bench.space.points()
         if (key := key_of(point))[:2] in failed or key[0] in gone or point["numbers"] in bad
     }
-
-
-def _alone(bench: Bench, line: Line) -> bool:
-    return bool(line.point) and bench.space.operations(line.point) == 1.0
 
 
 def put(bench: Bench, line: Line) -> Line:

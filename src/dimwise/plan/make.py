@@ -9,13 +9,14 @@ from os import getpid
 
 from dimwise.errors import ParityError
 from dimwise.fold._steps import Step, parse, write
+from dimwise.plan import layer_costs
 from dimwise.plan.apply import ORIGINAL, apply, tried
 from dimwise.plan.bench import BESIDE, Bench, expected_s, in_milliseconds, in_today, known_points, put, write_down
 from dimwise.plan.keep import keep, parity_of
 from dimwise.plan.on_target import Candidate, latencies, measure_memory, opened, told
 from dimwise.plan.predict import Predictions
 from dimwise.plan.record import Line
-from dimwise.plan.space import RUNGS, Point, key_of
+from dimwise.plan.space import RUNGS, Point, is_whole, key_of
 from dimwise.plan.worth import frontiers
 
 
@@ -80,6 +81,8 @@ def _attempt(bench: Bench, line: Line, steps: Sequence[Step]) -> Line:
     if isinstance(made, Candidate):
         usual_ms = bench.today_ms  # in which it was predicted
         line = replace(line, measured=measured_now(bench, made))
+        if line.point and is_whole(line.point):
+            put_table(bench, made, bench.space.numbers[line.point["numbers"]])
         line = replace(line, predicted=in_milliseconds(line.predicted, line.measured[BESIDE] / usual_ms))
         trouble = parity_of(made, evidence) if whole else ""
         if whole and not trouble:
@@ -100,6 +103,14 @@ def measured_now(bench: Bench, made: Candidate) -> dict[str, float]:
     if question.budget.memory_bytes:
         measure_memory([made], question.evidence.data, question.target)
     return {**told(made), BESIDE: both[ORIGINAL].p50_ms}
+
+
+def put_table(bench: Bench, made: Candidate, numbers: str) -> None:
+    """Measure the layers of the original, written in these numbers, for predictions of everything smaller."""
+    table = layer_costs.table_of(made, bench.question.evidence.data, bench.question.target)
+    if table is not None:
+        bench.layers.tables[numbers] = table
+        layer_costs.write(bench.question.folder, bench.layers)
 
 
 def _keep(bench: Bench, line: Line, made: Candidate) -> str:

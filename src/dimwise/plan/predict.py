@@ -1,7 +1,8 @@
 """Predictions of latency, size and score, each a formula corrected by what was measured.
 
 log y = log formula(x) + residual(x), the residual a Gaussian process over the logarithms of the fractions kept: at
-first only the formula speaks, and each measurement pulls it right in its neighbourhood.
+first only the formula speaks, and each measurement pulls it right in its neighbourhood. The formula of latency adds up
+what every layer keeps of the time that it was measured to take, see :mod:`dimwise.plan.layer_costs`.
 
 Source: Rasmussen, Williams 2006, "Gaussian processes for machine learning", chapter 2.
 """
@@ -12,12 +13,14 @@ import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 
+from dimwise.plan.layer_costs import LatencyTable
 from dimwise.plan.record import Line
-from dimwise.plan.space import RUNGS, Point, Space
+from dimwise.plan.space import RUNGS, Point, Space, is_whole
 
 ENOUGH = 6
 """Measurements from which on the process may choose its own length scales."""
@@ -93,25 +96,29 @@ def _fit(x: Any, y: Any, log_std: float, noise: float) -> Any:
         return GaussianProcessRegressor(kernel, optimizer=optimizer, alpha=1e-10).fit(x, y)
 
 
-def _floor_ms(space: Space, lines: Sequence[Line], numbers: int, whole_ms: float) -> float | None:
+Kept = Callable[[Point], float]
+"""The fraction of the time that is left of a point's network when calls take none."""
+
+
+def _floor_ms(kept_of: Kept, lines: Sequence[Line], numbers: int, whole_ms: float) -> float | None:
     """Milliseconds that no fold takes away where numbers are written so; None until a small network of that kind was
     measured."""
     found = []
     for line in lines:
         if line.point and line.point["numbers"] == numbers and "latency_ms" in line.measured:
-            kept = space.operations(line.point)
+            kept = kept_of(line.point)
             if kept < 0.5:
                 found.append((line.measured["latency_ms"] - kept * whole_ms) / (1 - kept))
     return sorted(found)[len(found) // 2] if found else None
 
 
-def _floors_ms(space: Space, lines: Sequence[Line], whole_ms: Mapping[int, float]) -> dict[int, float]:
+def _floors_ms(kept_of: Kept, lines: Sequence[Line], whole_ms: Mapping[int, float]) -> dict[int, float]:
     """Numbers -> milliseconds that no fold takes away where they are written so.
 
     Where no small network of a kind was measured, those of the kind that takes the most similar time on the whole
     network: int8 of a training that knew of it runs as int8 does.
     """
-    known = {n: floor for n in whole_ms if (floor := _floor_ms(space, lines, n, whole_ms[n])) is not None}
+    known = {n: floor for n in whole_ms if (floor := _floor_ms(kept_of, lines, n, whole_ms[n])) is not None}
     if not known:
         return dict.fromkeys(whole_ms, CALL_MS)
 
@@ -131,16 +138,20 @@ class Predictions:
     """1 − score at a rung of the ladder."""
 
 
-def learn(space: Space, lines: Sequence[Line], n_valid: int) -> Predictions:
+def learn(
+    space: Space, lines: Sequence[Line], n_valid: int, tables: Mapping[str, LatencyTable] = MappingProxyType({})
+) -> Predictions:
     """Predictions from everything that was measured so far.
 
     Args:
         space: what points mean.
         lines: of this seed; that of the network as it was trained (no steps) is among them.
         n_valid: size of the validation split, below whose resolution no score can be told.
+        tables: composition of numbers -> what each layer takes there; where there is none the original's, and without
+            that time falls as the operations do.
     """
     original = next(line for line in lines if not line.steps)
-    whole = (line for line in lines if line.point and line.measured and space.operations(line.point) == 1.0)
+    whole = (line for line in lines if line.point and line.measured and is_whole(line.point))
     alone = {line.point["numbers"]: line for line in whole}
     least = 0.5 / max(1, n_valid)
 
@@ -154,13 +165,18 @@ def learn(space: Space, lines: Sequence[Line], n_valid: int) -> Predictions:
     whole_ms = {
         n: original.measured["latency_ms"] * ratio({"numbers": n}, "latency_ms") for n in range(len(space.numbers))
     }
-    floors = _floors_ms(space, lines, whole_ms)
+
+    def kept(point: Point) -> float:
+        table = tables.get(space.numbers[point["numbers"]]) or tables.get("")
+        return space.operations(point) if table is None else table.kept(space.on_network(point))
+
+    floors = _floors_ms(kept, lines, whole_ms)
 
     def latency(point: Point) -> float:
         # Calls take time however little they compute, and numbers that are written shorter do not shorten them.
         whole, floor = whole_ms[point["numbers"]], floors[point["numbers"]]
         floor = min(max(floor, 0.02 * whole), 0.9 * whole)
-        return floor + (whole - floor) * space.operations(point)
+        return floor + (whole - floor) * kept(point)
 
     def size(point: Point) -> float:
         return original.measured["size_bytes"] * (0.05 + 0.95 * space.operations(point)) * ratio(point, "size_bytes")

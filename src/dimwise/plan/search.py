@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from dimwise.plan import propose
-from dimwise.plan.begin import begin
+from dimwise.plan.begin import begin, layer_sensitivity
 from dimwise.plan.bench import Bench, Question, catch_up, others_at_it
 from dimwise.plan.make import look, train, untuned
 from dimwise.plan.predict import learn
@@ -56,6 +56,7 @@ def search(question: Question) -> Found:
         question.folder, bench.searched, seed=question.evidence.seed, storage=question.storage
     )
     catch_up(bench)
+    layer_sensitivity(bench)
     ended, moved_at, before = "exhausted", time.monotonic(), _sign(bench)
     patience_s = max(20.0, question.patience_frac * question.time_s)
     with question.evidence.progress.stage("plan", question.time_s) as bar:
@@ -92,7 +93,7 @@ def moves(bench: Bench) -> Iterator[Line]:
     yield from untuned(bench)
     while True:
         catch_up(bench)
-        guesses = learn(bench.space, bench.lines, len(bench.question.evidence.data.valid))
+        guesses = learn(bench.space, bench.lines, len(bench.question.evidence.data.valid), bench.layers.tables)
         waiting = ranked(bench, guesses)
         proposed = best_proposal(bench, guesses) if len(waiting) < WAITING else None
         if proposed is not None:

@@ -134,6 +134,11 @@ class Space:
         """Text -> its steps; a search asks for them thousands of times."""
         return {text: parse(text, self.base) for text in {*self.students, *self.cuts, *self.numbers}}
 
+    def on_network(self, point: Point) -> tuple[Step, ...]:
+        """What stands in the network's place and what leaves it, as the lists say it."""
+        student, cut, _ = self._texts(point)
+        return (*self._read[student], *self._read[cut])
+
     def _texts(self, point: Point) -> tuple[str, str, str]:
         return self.students[point["student"]], self.cuts[point["cut"]], self.numbers[point["numbers"]]
 
@@ -255,6 +260,11 @@ def _different(texts: Sequence[str], base: Mapping[str, Any]) -> tuple[str, ...]
     for text in texts:
         first.setdefault(parse(text, base), text)
     return tuple(first.values())
+
+
+def is_whole(point: Point) -> bool:
+    """Whether a point is the network itself, with its numbers perhaps written otherwise."""
+    return not point["student"] and not point["cut"]
 
 
 def key_of(point: Point) -> tuple[int, int, int]:

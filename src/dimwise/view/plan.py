@@ -298,6 +298,11 @@ def _layers(told: Mapping[str, Any], say: Words) -> Safe:
         [row["name"], row["kind"], count_text(row["params"]), count_text(row["macs"]), share_text(row["share"])]
         for row in rows
     ]
+    drops = [row.get("drop") for row in rows]
+    if any(drop is not None for drop in drops):
+        head.append(say("plan_layer_drop"))
+        for cell, drop in zip(cells, drops, strict=True):
+            cell.append("–" if drop is None else f"{100 * drop:.2f}")
     told_on = str(told.get("layers_on") or mapping(told.get("target")).get("runtime") or "")
     note = el("p", say("plan_layers_on", {"runtime": told_on}), cls="note") if told_on else ""
     return join((note, table(head, cells, label=say("plan_layers"), cls="small")))

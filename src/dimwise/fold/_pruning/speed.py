@@ -6,7 +6,7 @@ What is measured is always a real, cut network, by ``latency_of(network) -> ms``
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from dimwise.errors import ModelError
 from dimwise.fold._channels.cut import cut
-from dimwise.fold._channels.groups import Alive, Channels
+from dimwise.fold._channels.groups import Alive, Channels, Group
 from dimwise.fold._pruning.allocate import Order, Ranked, ranked
 from dimwise.fold._pruning.importance import Scores
 from dimwise.measure import evaluating
@@ -135,14 +135,31 @@ def by_sensitivity(
         config: ``sensitivity_cut``, the share each group loses.
         score_without: which classes stay -> score of the network without the others.
     """
-    groups = ranked(channels, scores, config)
-    whole, drops = score_without(channels.all_alive()), []
-    for group in groups:
-        n_kept = group.nearest(round(len(group.classes) * (1 - config.sensitivity_cut)))
-        drops.append(max(0.0, whole - score_without(_alone(channels, group, n_kept))))
+    drops = [max(0.0, cut.drop) for cut in each_alone(channels, scores, config, score_without=score_without)]
     least = max(0.1 * float(np.mean(drops)), 1e-6)
-    shares = [1 - (np.arange(len(g.classes)) + 0.5) / len(g.classes) for g in groups]
+    shares = [1 - (np.arange(len(g.classes)) + 0.5) / len(g.classes) for g in channels.groups]
     return {g.name: (d + least) * u for g, d, u in zip(channels.groups, drops, shares, strict=True)}
+
+
+@dataclasses.dataclass(frozen=True)
+class CutAlone:
+    """A group of tied layers that lost channels alone, without any training."""
+
+    group: Group
+    n_kept: int
+    """Of its classes."""
+    drop: float
+    """What the score lost, 0 to 1; negative where it rose."""
+
+
+def each_alone(
+    channels: Channels, scores: Scores, config: PruneConfig, *, score_without: Callable[[Alive], float]
+) -> Iterator[CutAlone]:
+    """Cut one group after the other by ``config.sensitivity_cut``, the others whole; arguments as before."""
+    whole = score_without(channels.all_alive())
+    for group, order in zip(channels.groups, ranked(channels, scores, config), strict=True):
+        n_kept = order.nearest(round(len(order.classes) * (1 - config.sensitivity_cut)))
+        yield CutAlone(group, n_kept, whole - score_without(_alone(channels, order, n_kept)))
 
 
 def by_latency(
