@@ -77,7 +77,7 @@ def test_what_the_score_loses_without_a_layer_stands_beside_its_time(language: s
         answer("fold", layers=[layer | {"drop": 0.1234}, layer | {"name": "fc", "drop": None}]), words(language)
     )
     assert title in page
-    assert page.index("conv1") < page.index("12.34") < page.index("fc")
+    assert page.index("conv1") < page.index("12.34") < page.index(">fc<")
     assert title not in render(answer("fold"), words(language))
 
 
