@@ -75,13 +75,26 @@ def test_a_cut_keeps_the_operations_it_promises_and_more_of_the_time() -> None:
 def test_predictions_come_from_the_layers_of_the_numbers_at_hand() -> None:
     epochs = {"distill": 9, "prune": 3, "separable": 9, "lowrank": 3}
     space = space_of(NUMBERS[1:], {}, epochs, network_folds=tuple(epochs))
-    lines = [Line("", 0, "whole", measured={"score": 0.9, "latency_ms": 1.0, "size_bytes": 1000.0})]
+    measured = {"score": 0.9, "latency_ms": 1.0, "size_bytes": 1000.0, "params": 1050.0}
+    lines = [Line("", 0, "whole", measured=measured)]
     cut = {"student": 0, "cut": CUTS.index("prune(macs=0.25)"), "numbers": 0}
     int8 = {**cut, "numbers": space.numbers.index("quantize")}
     body = LatencyTable((replace(TABLE.rows[2], ms=9.0),))
     without, with_table = learn(space, lines, 100), learn(space, lines, 100, {"": TABLE, "quantize": body})
     assert with_table.latency_ms(cut).value > 1.5 * without.latency_ms(cut).value
     assert with_table.latency_ms(int8).value == pytest.approx(without.latency_ms(int8).value, rel=0.01)
+
+
+def test_sizes_come_from_the_layers_where_these_hold_the_weights() -> None:
+    space = space_of(NUMBERS[1:], {}, {"distill": 9}, network_folds=("distill",))
+    half = {"student": STUDENTS.index("distill(scale=0.5)"), "cut": 0, "numbers": 0}
+    measured = {"score": 0.9, "latency_ms": 1.0, "size_bytes": 1000.0, "params": 1050.0}
+    found, embedded = (
+        learn(space, [Line("", 0, "whole", measured=measured | {"params": n})], 100, {"": TABLE}).size_bytes(half).value
+        for n in (1050.0, 1e6)
+    )
+    assert found == pytest.approx(1000 * (0.05 + 0.95 * 300 / 1050))
+    assert embedded == pytest.approx(1000 * (0.05 + 0.95 * 0.25))
 
 
 def test_tables_are_read_again_and_a_broken_file_costs_nothing_but_itself(tmp_path) -> None:

@@ -143,7 +143,7 @@ def test_a_graph_on_pytorch_is_refused(runtime: str, image_proto: Any) -> None:
 def test_a_network_on_a_graph_runtime_is_refused(runtime: str) -> None:
     with pytest.raises(ModelError, match=rf"{runtime} was given a Linear; expected an exported graph.*ship\.graph"):
         open_runtime(nn.Linear(2, 1), runtime)
-    with pytest.raises(ModelError, match=r"was given a int; expected an exported graph: onnx\.ModelProto"):
+    with pytest.raises(ModelError, match=r"was given an int; expected an exported graph: onnx\.ModelProto"):
         open_runtime(3, runtime)
 
 

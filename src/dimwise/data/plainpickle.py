@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from dimwise.errors import DataError
+from dimwise.errors import DataError, a_kind
 
 _RECONSTRUCT = {"numpy.core.multiarray _reconstruct", "numpy._core.multiarray _reconstruct"}
 _ALLOWED = {*_RECONSTRUCT, "numpy ndarray", "numpy dtype", "_codecs encode"}
@@ -172,7 +172,7 @@ class _Machine:
             flat = np.frombuffer(raw, np.dtype(kind.order + kind.code))
             target.value = flat.reshape(shape, order="F" if by_columns else "C")
         else:
-            raise self.refuse(f"changing a {type(target).__name__}", position)
+            raise self.refuse(f"changing {a_kind(target)}", position)
 
 
 def _append(machine: _Machine) -> None:
@@ -201,7 +201,7 @@ def _pairs(items: list[Any]) -> dict[str, Any]:
 
 def _key(key: Any) -> str:
     if not isinstance(key, (str, bytes)):
-        raise TypeError(f"a key that is a {type(key).__name__}")
+        raise TypeError(f"a key that is {a_kind(key)}")
     return key if isinstance(key, str) else key.decode("latin-1")
 
 

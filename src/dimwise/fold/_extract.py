@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from dimwise.errors import ModelError, first_line, nearest
+from dimwise.errors import ModelError, a_kind, first_line, nearest
 from dimwise.measure import evaluating
 
 INPUT = "input"
@@ -77,7 +77,7 @@ def _first_tensor(layer: str, output: Any) -> Tensor:
     while isinstance(output, (tuple, list)) and output:
         output = output[0]
     if not isinstance(output, Tensor):
-        raise ModelError(f"layer {layer!r} puts out a {type(output).__name__}", expected="a tensor")
+        raise ModelError(f"layer {layer!r} puts out {a_kind(output)}", expected="a tensor")
     return output
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from dimwise.errors import ModelError
+from dimwise.errors import ModelError, a_kind
 from dimwise.fold import _factor
 from dimwise.fold._evidence import Evidence
 from dimwise.fold._factor import Factors, Moments
@@ -107,7 +107,7 @@ def _why_not(module: nn.Module, config: LowrankConfig) -> str | None:
             return "its kernel has one dimension"
         return ""
     if isinstance(module, (nn.Linear, nn.modules.conv._ConvNd)):
-        return f"a {type(module).__name__} is not taken apart"
+        return f"{a_kind(module)} is not taken apart"
     return None
 
 

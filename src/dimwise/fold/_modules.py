@@ -154,7 +154,7 @@ def difference(model: nn.Module, other: nn.Module, x: Tensor) -> float:
     except Exception as error:  # the user's forward may raise anything
         raise ModelError(f"{type(model).__name__} cannot be run on {tuple(x.shape)}: {first_line(error)}") from error
     if not isinstance(want, Tensor) or not isinstance(got, Tensor):
-        raise ModelError(f"{type(model).__name__} returned a {type(want).__name__}", expected="one tensor")
+        raise ModelError(f"{type(model).__name__} returned {a_kind(want)}", expected="one tensor")
     if want.shape != got.shape:
         raise ModelError(f"the changed network returns {tuple(got.shape)}", expected=f"{tuple(want.shape)}")
     scale = want.abs().max().clamp_min(torch.finfo(torch.float32).tiny)

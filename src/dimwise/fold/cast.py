@@ -35,7 +35,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from dimwise.errors import ModelError, UserError
+from dimwise.errors import ModelError, UserError, a_kind
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.ort import ARITHMETIC
@@ -89,7 +89,7 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
 
     if not isinstance(model, onnx.ModelProto):
         raise UserError(
-            f"cast was given a {type(model).__name__}",
+            f"cast was given {a_kind(model)}",
             expected="an exported graph (onnx.ModelProto)",
             next_step="First: graph = dimwise.ship.graph(model, data.normalise, example).",
         )

@@ -49,7 +49,7 @@ from torch import Tensor, nn
 
 from dimwise.data.batches import TensorBatches
 from dimwise.data.grow import Shrinking
-from dimwise.errors import ModelError, UserError
+from dimwise.errors import ModelError, UserError, a_kind
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._modules import working_copy
 from dimwise.fold._teaching import feature_hints, teachers
@@ -344,7 +344,7 @@ def _check_teacher(model: Any, config: DistillConfig, evidence: Evidence, *, has
         return
     if type(model).__name__ != "ModelProto":
         raise UserError(
-            f"distill was given a {type(model).__name__}",
+            f"distill was given {a_kind(model)}",
             expected="a trained torch.nn.Module or an onnx.ModelProto as teacher",
             next_step="Load an artifact's graph with onnx.load(path).",
         )

@@ -51,7 +51,7 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from dimwise.errors import RecipeError, UserError
+from dimwise.errors import RecipeError, UserError, a_kind
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._numbers import bias_correction, calibration, compensation, int4, int8, selection
@@ -195,7 +195,7 @@ def _check(model: Any, config: QuantizeConfig) -> None:
             next_step="First: graph = dimwise.ship.graph(model, data.normalise, example).",
         )
     if not isinstance(model, onnx.ModelProto):
-        raise UserError(f"quantize was given a {type(model).__name__}", expected="an onnx.ModelProto")
+        raise UserError(f"quantize was given {a_kind(model)}", expected="an onnx.ModelProto")
     if config.bits == 4 and config.mode != "weights":
         raise RecipeError(
             f"quantize.bits is 4 in {config.mode} mode",

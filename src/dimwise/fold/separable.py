@@ -32,7 +32,7 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from dimwise.errors import ModelError
+from dimwise.errors import ModelError, a_kind
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._factor import CONVOLUTIONS, bare, fill_
 from dimwise.fold._modules import require_known, tied, with_those_that_run, working_copy
@@ -128,7 +128,7 @@ def _why_not(
 ) -> str:
     """Empty when the convolution can be replaced and is worth it."""
     if type(module) not in CONVOLUTIONS:  # a subclass may do anything with its weight
-        return f"a {type(module).__name__} is not taken apart"
+        return f"{a_kind(module)} is not taken apart"
     if row is None or not row.calls:
         return "it does not run as a layer"
     if module.groups > 1:

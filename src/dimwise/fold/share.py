@@ -39,7 +39,7 @@ import numpy as np
 import torch
 from pydantic import Field
 
-from dimwise.errors import ModelError, UserError, nearest
+from dimwise.errors import ModelError, UserError, a_kind, nearest
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._numbers import compensation, int8
@@ -135,7 +135,7 @@ def _require_graph(model: Any) -> None:
             next_step="First: graph = dimwise.ship.graph(model, data.normalise, example).",
         )
     if not isinstance(model, onnx.ModelProto):
-        raise UserError(f"share was given a {type(model).__name__}", expected="an onnx.ModelProto")
+        raise UserError(f"share was given {a_kind(model)}", expected="an onnx.ModelProto")
 
 
 def _prepared(model: Any) -> Any:

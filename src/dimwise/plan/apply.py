@@ -15,7 +15,7 @@ from typing import Any
 from torch import nn
 
 from dimwise import fold, measure, ship
-from dimwise.errors import DimwiseError, ModelError, UserError, first_line
+from dimwise.errors import DimwiseError, ModelError, UserError, a_kind, first_line
 from dimwise.fold import GRAPH_FOLDS, DistillConfig, Evidence, FoldReport, _onnx
 from dimwise.fold._steps import Step, write
 from dimwise.fold.distill import keeps_part, make_student
@@ -244,7 +244,7 @@ def _fold_network(
     step = step if trained else untrained(step)
     made, report = fold.get(step.name)(model, step.config, evidence)
     if not isinstance(made, nn.Module):
-        raise UserError(f"{step.name} returned a {type(made).__name__}", expected="a network")
+        raise UserError(f"{step.name} returned {a_kind(made)}", expected="a network")
     return made, report
 
 

@@ -138,22 +138,19 @@ class Predictions:
     """1 − score at a rung of the ladder."""
 
 
-def learn(
-    space: Space, lines: Sequence[Line], n_valid: int, tables: Mapping[str, LatencyTable] = MappingProxyType({})
-) -> Predictions:
-    """Predictions from everything that was measured so far.
+@dataclass(frozen=True)
+class _Formulas:
+    """What is thought of a point where nothing near it was measured."""
 
-    Args:
-        space: what points mean.
-        lines: of this seed; that of the network as it was trained (no steps) is among them.
-        n_valid: size of the validation split, below whose resolution no score can be told.
-        tables: composition of numbers -> what each layer takes there; where there is none the original's, and without
-            that time falls as the operations do.
-    """
+    latency_ms: Callable[[Point], float]
+    size_bytes: Callable[[Point], float]
+    loss: Callable[[Point, int], float]
+
+
+def _formulas(space: Space, lines: Sequence[Line], least: float, tables: Mapping[str, LatencyTable]) -> _Formulas:
     original = next(line for line in lines if not line.steps)
     whole = (line for line in lines if line.point and line.measured and is_whole(line.point))
     alone = {line.point["numbers"]: line for line in whole}
-    least = 0.5 / max(1, n_valid)
 
     def ratio(point: Point, what: str) -> float:
         line = alone.get(point["numbers"])
@@ -171,6 +168,9 @@ def learn(
         return space.operations(point) if table is None else table.kept(space.on_network(point))
 
     floors = _floors_ms(kept, lines, whole_ms)
+    weights = tables.get("")
+    if weights is not None and sum(row.params for row in weights.rows) < 0.9 * original.measured.get("params", 0.0):
+        weights = None  # most of it, such as a table of words, is in no layer
 
     def latency(point: Point) -> float:
         # Calls take time however little they compute, and numbers that are written shorter do not shorten them.
@@ -179,7 +179,8 @@ def learn(
         return floor + (whole - floor) * kept(point)
 
     def size(point: Point) -> float:
-        return original.measured["size_bytes"] * (0.05 + 0.95 * space.operations(point)) * ratio(point, "size_bytes")
+        left = space.operations(point) if weights is None else weights.kept(space.on_network(point), "params")
+        return original.measured["size_bytes"] * (0.05 + 0.95 * left) * ratio(point, "size_bytes")
 
     def loss(point: Point, rung: int) -> float:
         lost = 1 - original.measured["score"]
@@ -187,28 +188,48 @@ def learn(
         short = -math.log(RUNGS[rung], 3) if away else 0.0
         return (lost + least) * (1 + 0.15 * away * 2**short) + 0.002 * (point["numbers"] > 0)
 
+    return _Formulas(latency, size, loss)
+
+
+def learn(
+    space: Space, lines: Sequence[Line], n_valid: int, tables: Mapping[str, LatencyTable] = MappingProxyType({})
+) -> Predictions:
+    """Predictions from everything that was measured so far.
+
+    Args:
+        space: what points mean.
+        lines: of this seed; that of the network as it was trained (no steps) is among them.
+        n_valid: size of the validation split, below whose resolution no score can be told.
+        tables: composition of numbers -> what each layer takes there; where there is none the original's, and without
+            that time falls as the operations do.
+    """
+    least = 0.5 / max(1, n_valid)
+    say = _formulas(space, lines, least, tables)
     fast = [line for line in lines if line.point and "latency_ms" in line.measured]
     scored = [line for line in lines if line.point and line.state == "whole" and "score" in line.measured]
     by_latency = Corrected(
         [space.features(line.point) for line in fast],
-        [math.log(line.measured["latency_ms"] / latency(line.point)) for line in fast],
+        [math.log(line.measured["latency_ms"] / say.latency_ms(line.point)) for line in fast],
         log_std=0.4,
         noise=0.03,
     )
     by_size = Corrected(
         [space.features(line.point) for line in fast],
-        [math.log(line.measured["size_bytes"] / size(line.point)) for line in fast],
+        [math.log(line.measured["size_bytes"] / say.size_bytes(line.point)) for line in fast],
         log_std=0.3,
         noise=0.01,
     )
     by_loss = Corrected(
         [space.features(line.point, line.rung) for line in scored],
-        [math.log(max(1 - line.measured["score"], least) / max(loss(line.point, line.rung), least)) for line in scored],
+        [
+            math.log(max(1 - line.measured["score"], least) / max(say.loss(line.point, line.rung), least))
+            for line in scored
+        ],
         log_std=0.7,
         noise=0.15,
     )
     return Predictions(
-        lambda point: by_latency.guess(latency(point), space.features(point)),
-        lambda point: by_size.guess(size(point), space.features(point)),
-        lambda point, rung: by_loss.guess(max(loss(point, rung), least), space.features(point, rung)),
+        lambda point: by_latency.guess(say.latency_ms(point), space.features(point)),
+        lambda point: by_size.guess(say.size_bytes(point), space.features(point)),
+        lambda point, rung: by_loss.guess(max(say.loss(point, rung), least), space.features(point, rung)),
     )

@@ -15,6 +15,7 @@ from time import monotonic
 from types import TracebackType
 from typing import Any
 
+from dimwise.errors import a_kind
 from dimwise.runs.atomic import run_error
 
 _WORDS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
@@ -117,7 +118,7 @@ def _plain(value: Any) -> Any:
     """A scalar or array of NumPy or torch as Python numbers, without importing either."""
     tolist = getattr(value, "tolist", None)
     if tolist is None:
-        raise TypeError(f"a metric cannot be a {type(value).__name__}")
+        raise TypeError(f"a metric cannot be {a_kind(value)}")
     return _spelt(tolist())
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dimwise import __version__
-from dimwise.errors import ArtifactError, nearest
+from dimwise.errors import ArtifactError, a_kind, nearest
 from dimwise.runs.atomic import write_json
 
 FORMAT = 1
@@ -130,7 +130,7 @@ def _parse(folder: Path) -> Manifest:
     except (OSError, ValueError) as error:  # JSON and UTF-8 mistakes are ValueErrors
         raise _broken(path, f"cannot be read: {error}") from None
     if not isinstance(tree, dict):
-        raise _broken(path, f"holds a {type(tree).__name__}", "a JSON object")
+        raise _broken(path, f"holds {a_kind(tree)}", "a JSON object")
     if tree.get("format") != FORMAT:
         raise ArtifactError(
             f"'{path}' has format {tree.get('format')!r}",

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from dimwise.errors import ArtifactError
+from dimwise.errors import ArtifactError, a_kind
 from dimwise.ort import session_options
 from dimwise.ship.selfcontained import refuse_external
 
@@ -61,9 +61,7 @@ class Runner:
     def _explain(self, inputs: Any, error: Exception) -> ArtifactError:
         expected = f"{self.input_dtype} of shape {_shape(self.input_shape)}"
         if not isinstance(inputs, np.ndarray):
-            return ArtifactError(
-                f"the model was given a {type(inputs).__name__}", expected=f"a NumPy array, {expected}"
-            )
+            return ArtifactError(f"the model was given {a_kind(inputs)}", expected=f"a NumPy array, {expected}")
         fits = len(inputs.shape) == len(self.input_shape) and all(
             n is None or n == m for n, m in zip(self.input_shape, inputs.shape, strict=True)
         )

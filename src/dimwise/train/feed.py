@@ -14,7 +14,7 @@ from dimwise.data.augment import AugmentConfig
 from dimwise.data.batches import Batches, LoaderBatches, TensorBatches
 from dimwise.data.grow import Growing
 from dimwise.data.sets import Data, Split
-from dimwise.errors import DataError, ModelError, UserError
+from dimwise.errors import DataError, ModelError, UserError, a_kind
 from dimwise.measure import evaluating
 from dimwise.tasks import Task
 from dimwise.tasks.classification import Classification
@@ -74,7 +74,7 @@ def _require_tensors(data: Any) -> None:
         return
     parts = ", ".join(type(part).__name__ for part in data) if isinstance(data, (tuple, list)) else ""
     raise DataError(
-        f"the data is a {type(data).__name__}{f' of {parts}' if parts else ''}",
+        f"the data is {a_kind(data)}{f' of {parts}' if parts else ''}",
         expected="dimwise data, a pair of tensors (inputs, targets), a Dataset or a DataLoader",
         next_step="Arrays become tensors with torch.from_numpy." if "ndarray" in parts else "",
     )
@@ -121,7 +121,7 @@ def check(model: nn.Module, batch: tuple[Tensor, Tensor], targets: Tensor, task:
             ) from error
         if not isinstance(outputs, Tensor):
             raise ModelError(
-                f"the network returns a {type(outputs).__name__}",
+                f"the network returns {a_kind(outputs)}",
                 expected="one tensor of shape (B, outputs)",
                 next_step="Wrap it in a module that returns the scores alone.",
             )

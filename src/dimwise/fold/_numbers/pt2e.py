@@ -18,7 +18,7 @@ from importlib import import_module
 import torch
 from torch import Tensor, nn
 
-from dimwise.errors import DataError, MissingExtra, UserError
+from dimwise.errors import DataError, MissingExtra, UserError, a_kind
 from dimwise.fold._channels.trace import exported
 from dimwise.fold._evidence import Evidence
 from dimwise.seeds import derive
@@ -44,7 +44,7 @@ def quantize_pytorch(model: nn.Module, evidence: Evidence, *, n_calibration: int
         DataError: without training inputs.
     """
     if not isinstance(model, nn.Module):
-        raise UserError(f"quantize_pytorch was given a {type(model).__name__}", expected="a torch.nn.Module")
+        raise UserError(f"quantize_pytorch was given {a_kind(model)}", expected="a torch.nn.Module")
     data, example = evidence.data, evidence.example
     if not len(data.train):
         raise DataError(

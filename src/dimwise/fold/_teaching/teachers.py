@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dimwise.data.augment import AugmentConfig
 from dimwise.data.sets import Normalise, Split
-from dimwise.errors import ModelError, UserError
+from dimwise.errors import ModelError, UserError, a_kind
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence
 from dimwise.ort import session_options
@@ -73,7 +73,7 @@ def graph_teacher(graph: Any, normalise: nn.Module) -> Teacher:
 
     if not isinstance(normalise, Normalise):
         raise UserError(
-            f"the data is normalised by a {type(normalise).__name__}, which a teacher's graph cannot undo",
+            f"the data is normalised by {a_kind(normalise)}, which a teacher's graph cannot undo",
             expected="dimwise.data.sets.Normalise",
             next_step="Pass the teacher as a torch.nn.Module.",
         )

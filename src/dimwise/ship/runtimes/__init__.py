@@ -14,7 +14,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from dimwise.errors import ArtifactError, ModelError, RecipeError, nearest
+from dimwise.errors import ArtifactError, ModelError, RecipeError, a_kind, nearest
 from dimwise.lookup import resolve
 
 RUNTIMES = {
@@ -137,4 +137,4 @@ def _kind(subject: Any) -> str:
         return f"the path '{subject}'"
     if hasattr(subject, "SerializeToString"):
         return "an exported graph"
-    return f"a {type(subject).__name__}"
+    return f"{a_kind(subject)}"

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dimwise.errors import ModelError, first_line
+from dimwise.errors import ModelError, a_kind, first_line
 
 
 class Eager:
@@ -65,7 +65,7 @@ def answer(call: Callable[[Tensor], Any] | None, inputs: np.ndarray, threads: in
             kind = f"{getattr(inputs, 'dtype', type(inputs).__name__)} of shape {getattr(inputs, 'shape', ())}"
             raise ModelError(f"the network failed on {runtime} with {kind}: {first_line(error)}") from error
     if not isinstance(scores, Tensor):
-        raise ModelError(f"the network returns a {type(scores).__name__}", expected="one tensor of scores (N, K)")
+        raise ModelError(f"the network returns {a_kind(scores)}", expected="one tensor of scores (N, K)")
     return scores.numpy()
 
 
