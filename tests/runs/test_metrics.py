@@ -80,7 +80,7 @@ def test_numpy_scalars_and_arrays_are_numbers(tmp_path: Path) -> None:
 
 
 def test_what_is_no_number_is_refused(tmp_path: Path) -> None:
-    with Metrics(tmp_path / "m") as metrics, pytest.raises(TypeError, match="a metric cannot be a object"):
+    with Metrics(tmp_path / "m") as metrics, pytest.raises(TypeError, match="a metric cannot be an object"):
         metrics.write({"a": object()})
 
 
