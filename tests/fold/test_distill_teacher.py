@@ -265,7 +265,7 @@ def test_what_a_graph_cannot_do_is_told(digits, network):
     with pytest.raises(UserError, match=r"distill\.hints is 'auto' and the teacher is an exported graph"):
         distill(proto, dataclasses.replace(HALF, hints="auto"), evidence, student=small())
     strange = dataclasses.replace(digits, normalise=nn.Identity())
-    with pytest.raises(UserError, match=r"normalised by a Identity, which a teacher's graph cannot undo"):
+    with pytest.raises(UserError, match=r"normalised by an Identity, which a teacher's graph cannot undo"):
         distill(proto, HALF, fold.evidence(strange, train=PLAIN, score=lambda _: 0.0), student=small())
 
 

@@ -21,6 +21,7 @@ from dimwise.plan.layer_costs import LatencyTable, LayerCost, Layers, table_of
 from dimwise.plan.predict import learn
 from dimwise.plan.record import Line
 from dimwise.plan.space import CUTS, NUMBERS, STUDENTS, space_of
+from dimwise.ship.layer_table import Layer
 from dimwise.ship.runtimes.layers import BEFORE
 from dimwise.train import TrainConfig
 
@@ -60,6 +61,15 @@ def test_what_is_kept_is_what_a_network_made_so_keeps(network: str, steps: str, 
     assert sum(row.macs for row in table.rows) == whole.macs
     small = apply(parse(steps), told, looks, trained=False)
     assert table.kept(parse(steps), "macs") == pytest.approx(small.macs / whole.macs, rel=within)
+
+
+def test_what_reads_words_shrinks_on_both_sides() -> None:
+    found = [
+        Layer("cell", "LSTM", (8, 16), (8, 32), params=6400, macs=50_000),
+        Layer("head", "Gemm", (32,), (2,), params=66, macs=64),
+    ]
+    assert [row.power for row in layer_costs._costs(found, {}, n_inputs=8)] == [2, 1]
+    assert [row.power for row in layer_costs._costs(found, {}, n_inputs=8 * 16)] == [1, 1]
 
 
 def test_a_cut_keeps_the_operations_it_promises_and_more_of_the_time() -> None:

@@ -144,7 +144,7 @@ def table_of(candidate: Candidate, data: Data, target: Target, *, runs: int = RU
             found = [dataclasses.replace(layer, name=_inside(layer.name)) for layer in found]
     except Exception:  # noqa: BLE001  (a table beside a search must not cost the search)
         return None
-    return LatencyTable(tuple(_costs(found, ms)))
+    return LatencyTable(tuple(_costs(found, ms, math.prod(data.input_shape))))
 
 
 def _inside(name: str) -> str:
@@ -157,13 +157,15 @@ def _inside(name: str) -> str:
     return name.removeprefix("1.") if name.startswith("1.") else BEFORE
 
 
-def _costs(found: Sequence[Layer], ms: Mapping[str, float]) -> list[LayerCost]:
+def _costs(found: Sequence[Layer], ms: Mapping[str, float], n_inputs: int) -> list[LayerCost]:
+    """Rows of the table; the last layer's outputs stay whole, and what the first reads if that is the input itself."""
     known = {layer.name for layer in found}
     rows = [LayerCost(name, "", 0, 0, taken) for name, taken in ms.items() if name not in known]  # preprocessing
     multiply = [layer.name for layer in found if layer.macs]
     for layer in found:
         power, separable = _shrinks(layer)
-        power = max(0, power - (layer.name in multiply[:1]) - (layer.name in multiply[-1:]))
+        reads_input = layer.name in multiply[:1] and math.prod(layer.input_shape) == n_inputs
+        power = max(0, power - reads_input - (layer.name in multiply[-1:]))
         taken = ms.get(layer.name, 0.0)
         rows.append(LayerCost(layer.name, layer.kind, layer.params, layer.macs, taken, power, separable))
     return rows
