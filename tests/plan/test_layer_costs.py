@@ -23,7 +23,7 @@ from dimwise.plan.record import Line
 from dimwise.plan.space import CUTS, NUMBERS, STUDENTS, space_of
 from dimwise.ship.layer_table import Layer
 from dimwise.ship.runtimes.layers import BEFORE
-from dimwise.train import TrainConfig
+from dimwise.train import TrainConfig, evaluate
 
 TABLE = LatencyTable(
     (
@@ -126,7 +126,16 @@ def test_tables_are_read_again_and_a_broken_file_costs_nothing_but_itself(tmp_pa
 def test_a_search_measures_both_tables_once(runtime: Any, trained, tmp_path, monkeypatch) -> None:
     asked = Question(trained.subject, trained.evidence, Budget(drop=1.0), Target(runtime=runtime), tmp_path)
     bench = begin.begin(asked)
+    monkeypatch.setattr(begin, "SENSITIVITY_ROWS", 50)
+    scored: list[int] = []
+
+    def evaluated(network: Any, some: Any, *more: Any) -> Any:
+        scored.append(len(some))
+        return evaluate(network, some, *more)
+
+    monkeypatch.setattr(begin, "evaluate", evaluated)
     begin.layer_sensitivity(bench)
+    assert 0 < min(scored) <= max(scored) <= 50
     if runtime == "onnxruntime":
         assert make.look(bench, {"student": 0, "cut": 0, "numbers": bench.space.numbers.index("quantize")})
     names = {row.name for row in bench.layers.tables[""].rows}

@@ -7,7 +7,9 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import Any
 
+from dimwise.data.sets import Split
 from dimwise.errors import ModelError
 from dimwise.fold import GRAPH_FOLDS, Evidence, PruneConfig
 from dimwise.fold._steps import Step, parse
@@ -25,9 +27,12 @@ from dimwise.plan.space import NUMBERS, ONLY_ON, space_of
 from dimwise.recipe import as_dict
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
 from dimwise.ship.runtimes.fresh import peak_memory_on
+from dimwise.train import evaluate
 
 SENSITIVITY_FRAC = 0.05
 """Of the time of a search, for cutting layers alone."""
+SENSITIVITY_ROWS = 1000
+"""Of the validation split, at most: what layers lose differs by more than these can tell."""
 
 
 def begin(question: Question, steps: Sequence[Step] = ()) -> Bench:
@@ -100,10 +105,16 @@ def layer_sensitivity(bench: Bench) -> None:
     question, network = bench.question, bench.question.subject.network
     if network is None or bench.layers.sensitivity:
         return
-    limit_s = SENSITIVITY_FRAC * question.time_s
+    evidence, limit_s = question.evidence, SENSITIVITY_FRAC * question.time_s
+    every = -(-len(evidence.data.valid) // SENSITIVITY_ROWS)
+    some = Split(*(part[::every] for part in (evidence.data.valid.inputs, evidence.data.valid.targets)))
+
+    def score(small: Any) -> float:
+        return evaluate(small, some, evidence.data.normalise, evidence.task)[1]
+
     config = question.base.get("prune", PruneConfig())
-    with question.evidence.progress.stage("sensitivity"), suppress(Exception):  # it tells, but decides nothing alone
-        bench.layers.sensitivity = sensitivity(network, config, question.evidence, limit_s=limit_s)
+    with evidence.progress.stage("sensitivity"), suppress(Exception):  # it tells, but decides nothing alone
+        bench.layers.sensitivity = sensitivity(network, config, replace(evidence, score=score), limit_s=limit_s)
         layer_costs.write(question.folder, bench.layers)
 
 
