@@ -135,7 +135,8 @@ def by_sensitivity(
         config: ``sensitivity_cut``, the share each group loses.
         score_without: which classes stay -> score of the network without the others.
     """
-    drops = [max(0.0, cut.drop) for cut in each_alone(channels, scores, config, score_without=score_without)]
+    alone = each_alone(channels, scores, config, score_without=score_without)
+    drops = [max(0.0, found.drop) for found in alone]
     least = max(0.1 * float(np.mean(drops)), 1e-6)
     shares = [1 - (np.arange(len(g.classes)) + 0.5) / len(g.classes) for g in channels.groups]
     return {g.name: (d + least) * u for g, d, u in zip(channels.groups, drops, shares, strict=True)}

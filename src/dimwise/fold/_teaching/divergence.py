@@ -142,9 +142,8 @@ def says_more_than_order(n_classes: int) -> bool:
     """Whether standardised scores tell more than which is larger: of two they are always ±1/√2, and have no gradient.
 
     Example:
-        >>> [
-        ...     round(z, 4) for z in standardise(torch.tensor([[0.0, 0.1], [0.0, 9.0]]))[:, 1].tolist()
-        ... ]  # hardly, very sure
+        >>> hardly_and_very_sure = standardise(torch.tensor([[0.0, 0.1], [0.0, 9.0]]))[:, 1]
+        >>> [round(z, 4) for z in hardly_and_very_sure.tolist()]
         [0.7071, 0.7071]
         >>> says_more_than_order(2), says_more_than_order(3)
         (False, True)
