@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import nn
 
@@ -22,6 +22,8 @@ from dimwise.fold.distill import keeps_part, make_student
 from dimwise.plan.budget import Target
 from dimwise.plan.on_target import Candidate, score_of, serving_clock
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
+
+T = TypeVar("T")
 
 ORIGINAL = "onnx"
 """Name of the candidate that is the trained network, unfolded, on the serving runtime."""
@@ -148,7 +150,7 @@ def apply(
     return replace(made, name=name or write(steps) or ORIGINAL)
 
 
-def tried(make: Callable[[], Candidate], name: str) -> Candidate | Skipped:
+def tried(make: Callable[[], T], name: str) -> T | Skipped:
     """What ``make`` gives; what fails costs its candidate only, whatever library raised it.
 
     Example:
@@ -210,6 +212,17 @@ def _network(
         _network_key(steps, evidence.seed, trained), lambda: _fold_network(steps[-1], model, subject, evidence, trained)
     )
     return folded, [*reports, report]
+
+
+def network_of(steps: Sequence[Step], subject: Subject, evidence: Evidence, once: Once) -> nn.Module:
+    """The network after folds of networks, untrained: its shape is that of the candidate, at a fraction of the cost.
+
+    Raises:
+        DimwiseError: whatever a fold has to say.
+    """
+    looks = replace(evidence, score=lambda model: 1.0)  # nothing is looked at
+    made: nn.Module = _network(tuple(steps), subject, looks, once, False)[0]
+    return made
 
 
 def _network_key(steps: Sequence[Step], seed: int, trained: bool) -> tuple[Any, ...]:

@@ -23,12 +23,15 @@ from dimwise.plan.make import measured_now, put_table
 from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memory, opened, told
 from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.record import Line
+from dimwise.plan.shapes import Shapes
 from dimwise.plan.space import NUMBERS, ONLY_ON, space_of
 from dimwise.recipe import as_dict
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
 from dimwise.ship.runtimes.fresh import peak_memory_on
 from dimwise.train import evaluate
 
+SHAPES_FRAC = 0.05
+"""Of the time of a search, for building networks whose layers are to be known before they are looked at."""
 SENSITIVITY_FRAC = 0.05
 """Of the time of a search, for cutting layers alone."""
 SENSITIVITY_ROWS = 1000
@@ -77,7 +80,8 @@ def begin(question: Question, steps: Sequence[Step] = ()) -> Bench:
     about["choices"] = record.fingerprint_of(repr((space.students, space.cuts, space.numbers)).encode())
     record.begin(question.folder, about)
     searched = record.fingerprint_of(repr(about).encode())
-    bench = Bench(question, space, original, searched, [], once, epoch_s)
+    shapes = Shapes(space, subject, evidence, once, question.folder, SHAPES_FRAC * question.time_s)
+    bench = Bench(question, space, original, searched, [], once, shapes, epoch_s)
     began = time.monotonic()
     latencies([original], evidence.data, beside)
     assert original.latency is not None

@@ -17,6 +17,7 @@ from dimwise.plan.budget import Budget, Target
 from dimwise.plan.layer_costs import Layers
 from dimwise.plan.on_target import Candidate
 from dimwise.plan.record import Line
+from dimwise.plan.shapes import Shapes
 from dimwise.plan.space import RUNGS, Point, Space, is_whole, key_of, understood
 
 BESIDE = "original_ms"
@@ -56,6 +57,7 @@ class Bench:
     """A fingerprint of what is folded, with which data and settings, for which target."""
     lines: list[Line]
     once: Once
+    shapes: Shapes
     epoch_s: float
     """Seconds that one pass of training the original takes, measured."""
     study: Any = None

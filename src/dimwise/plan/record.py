@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dimwise.errors import RunError
-from dimwise.runs.atomic import finite, run_error, write_json
+from dimwise.runs.atomic import append, finite, run_error, write_json
 
 FILE = "plan.jsonl"
 ABOUT = "plan.json"
@@ -106,16 +106,7 @@ def add(folder: Path, line: Line) -> None:
     Raises:
         RunError: when it cannot be written.
     """
-    text = json.dumps(finite(dataclasses.asdict(line)), ensure_ascii=False) + "\n"
-    path = folder / FILE
-    try:
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
-        try:
-            os.write(handle, text.encode())
-        finally:
-            os.close(handle)
-    except OSError as error:
-        raise run_error(path, error) from None
+    append(folder / FILE, json.dumps(finite(dataclasses.asdict(line)), ensure_ascii=False) + "\n")
 
 
 def read(folder: Path) -> list[Line]:

@@ -93,7 +93,8 @@ def moves(bench: Bench) -> Iterator[Line]:
     yield from untuned(bench)
     while True:
         catch_up(bench)
-        guesses = learn(bench.space, bench.lines, len(bench.question.evidence.data.valid), bench.layers.tables)
+        n_valid = len(bench.question.evidence.data.valid)
+        guesses = learn(bench.space, bench.lines, n_valid, bench.layers.tables, bench.shapes)
         waiting = ranked(bench, guesses)
         proposed = best_proposal(bench, guesses) if len(waiting) < WAITING else None
         if proposed is not None:

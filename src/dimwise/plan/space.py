@@ -183,16 +183,18 @@ class Space:
     def _kept(self, text: str) -> float:
         return math.prod(map(_fraction, self._read[text]))
 
-    def features(self, point: Point, rung: int | None = None) -> list[float]:
-        """Numbers a model can learn from: logarithms of the fractions, the kinds of folds one by one."""
+    def features(self, point: Point, rung: int) -> list[float]:
+        """Numbers a model of scores can learn from: logarithms of the fractions, the kinds of folds, the training."""
         student, cut, _ = self._texts(point)
-        found = [math.log2(self._kept(text)) for text in (student, cut)]
-        found += [float("depth" in student), float(student == "separable")]
-        found += [float("latency" in cut), float("lowrank" in cut)]
-        found += [float(point["numbers"] == n) for n in range(1, len(self.numbers))]
-        if rung is not None:
-            found.append(math.log(RUNGS[rung], 3))
-        return found
+        kept = [math.log2(self._kept(text)) for text in (student, cut)]
+        return [*kept, *self.kinds(point), math.log(RUNGS[rung], 3)]
+
+    def kinds(self, point: Point) -> list[float]:
+        """Which kinds of folds a point has, one by one, 0 or 1."""
+        student, cut, _ = self._texts(point)
+        found = ["depth" in student, student == "separable", "latency" in cut, "lowrank" in cut]
+        found += [point["numbers"] == n for n in range(1, len(self.numbers))]
+        return [float(one) for one in found]
 
 
 def _fraction(step: Step) -> float:

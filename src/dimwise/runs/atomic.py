@@ -114,6 +114,30 @@ def commit(temp_path: str | os.PathLike[str], final_path: str | os.PathLike[str]
         raise run_error(final_path, error) from error
 
 
+def append(path: str | os.PathLike[str], text: str) -> None:
+    """Write at the end of a file, in one piece, so that several processes may share it.
+
+    Raises:
+        RunError: when it cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp()) / "a.jsonl"
+        >>> append(path, "1\\n")
+        >>> append(path, "2\\n")
+        >>> path.read_text()
+        '1\\n2\\n'
+    """
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            os.write(handle, text.encode())
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise run_error(path, error) from None
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a file that is whole or not there.
 
