@@ -9,11 +9,12 @@ import onnx
 import pytest
 import torch
 from onnx import helper, numpy_helper
+from tests._networks import network, small_shape, zeros
 from torch import nn
 
 from dimwise import measure, models
 from dimwise.data.sets import Data
-from dimwise.errors import ModelError
+from dimwise.errors import ArtifactError, ModelError
 from dimwise.fold import QuantizeConfig, _onnx, evidence, quantize
 from dimwise.ship import graph, layer_table
 from dimwise.ship.layer_table import OUTSIDE, Layer, Side, align
@@ -50,9 +51,12 @@ def run_and_read(subject: Any, runtime: str, inputs: np.ndarray, n: int = 6) -> 
     return watched.ms()
 
 
-def test_every_layer_of_a_graph_has_its_own_kernel(residual: tuple[nn.Module, Any, np.ndarray]) -> None:
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_every_layer_of_a_graph_has_its_own_kernel(runtime: str, residual: tuple[nn.Module, Any, np.ndarray]) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
     _, proto, raw = residual
-    ms = run_and_read(proto, "onnxruntime", raw[:1])
+    ms = run_and_read(proto, runtime, raw[:1], n=20)
     assert [name for name in ms if name != timed.BEFORE] == ["first", "long", "short", "fc"]
     assert all(value > 0 for value in ms.values())
 
@@ -87,6 +91,55 @@ def test_kernels_are_led_back_to_layers_by_what_they_return() -> None:
         "output_nchwc": "q",
         "ReorderOutput_token_7": "r",
     }
+
+
+def test_kernels_that_name_their_nodes_are_led_back_by_them() -> None:
+    """Oracle by hand: as OpenVINO tells what it fused, split and inserted."""
+    make, value = helper.make_node, helper.make_tensor_value_info
+    weight = numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "p.weight")
+    other = numpy_helper.from_array(np.ones((2, 2, 1, 1), np.float32), "q.weight")
+    nodes = [
+        make("Cast", ["input"], ["raw"], "cast", to=1),
+        make("Conv", ["raw", "p.weight"], ["a"], "/body/p/Conv"),
+        make("Relu", ["a"], ["b"]),
+        make("Conv", ["b", "q.weight"], ["output"], "/body/q/Conv"),
+    ]
+    given, made = value("input", 2, ["n", 2, 4, 4]), value("output", 1, ["n", 2, 4, 4])
+    proto = helper.make_model(helper.make_graph(nodes, "g", [given], [made], [weight, other]))
+    kernels = {
+        "input_reorder": [],
+        "cast": ["cast"],
+        "/body/p/Conv/WithoutBiases": ["/body/p/Conv/WithoutBiases", "Multiply_5343", "b"],
+        "b_reorder": ["b"],
+        "sum": ["Constant_7", "/body/q/Conv/WithoutBiases/Scale", "output"],
+    }
+    kernels |= {"Sequence_145": ["Sequence_145"], "Transpose": [], "nowhere": []}
+    readers = {"Sequence_145": ["Transpose", "sum"], "Transpose": ["b_reorder"], "cast": ["Transpose"]}
+    homes = timed.named_homes(proto, kernels, readers | {"nowhere": ["nowhere", "cast"]})
+    assert homes == {
+        "/body/p/Conv/WithoutBiases": "p",
+        "b_reorder": "p",
+        "sum": "q",
+        "Sequence_145": "p",
+        "Transpose": "p",
+    }
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("name", ["resnet20", "vit", "lstm"])
+def test_layers_of_deep_networks_take_most_of_the_time(runtime: str, name: str) -> None:
+    if runtime == "openvino":
+        pytest.importorskip("openvino")
+    shape = small_shape(name)
+    x = zeros(name, 1, *shape)
+    proto = graph(network(name, shape, 4, width=0.5).eval(), nn.Identity(), x)
+    ms = run_and_read(proto, runtime, x.numpy(), n=20)
+    rows = layer_table.layers(Side(name, proto, x.numpy()))
+    taken = [ms[row.name] for row in rows]
+    assert sum(value > 0 for value in taken) >= 0.85 * len(taken), (
+        "OpenVINO has one kernel for the two products of attention"
+    )
+    assert sum(taken) > 0.5 * sum(ms.values())
 
 
 def test_graphs_and_networks_count_alike(residual: tuple[nn.Module, Any, np.ndarray]) -> None:
@@ -178,10 +231,14 @@ def test_new_layers_stand_after_their_predecessors() -> None:
 
 
 def test_what_cannot_be_watched_is_one_line(image_proto: Any) -> None:
-    with pytest.raises(ModelError, match="layers cannot be timed on openvino; expected pytorch or onnxruntime"):
-        timed.watch(image_proto, "openvino")
+    expected = "layers cannot be timed on pytorch-compiled; expected pytorch or onnxruntime or openvino"
+    with pytest.raises(ModelError, match=expected):
+        timed.watch(nn.Linear(1, 1), "pytorch-compiled")
     broken = onnx.ModelProto()
     broken.CopyFrom(image_proto)
     broken.graph.node[0].op_type = "Magic"
     with pytest.raises(ModelError, match="the graph cannot be profiled"):
         timed.watch(broken, "onnxruntime")
+    pytest.importorskip("openvino")
+    with pytest.raises(ArtifactError, match="the model cannot be loaded by OpenVINO"):
+        timed.watch(broken, "openvino").run(np.zeros((1, 1, 28, 28), np.float32))

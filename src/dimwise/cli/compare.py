@@ -24,7 +24,7 @@ def compare(
         str | None,
         typer.Option(
             "--runtime",
-            help="pytorch or onnxruntime; or openvino or pytorch-compiled, on which only the whole run is timed. "
+            help="pytorch, onnxruntime or openvino; or pytorch-compiled, on which only the whole run is timed. "
             "Default: onnxruntime when one of them is exported, else pytorch.",
         ),
     ] = None,

@@ -22,7 +22,7 @@ from dimwise.plan.shapes import LayerShape
 from dimwise.runs.atomic import write_json
 from dimwise.ship.layer_table import Side, layers
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
-from dimwise.ship.runtimes.layers import BEFORE, watch
+from dimwise.ship.runtimes.layers import BEFORE, TELLS_LAYERS, watch
 
 FILE = "layers.json"
 RUNS = 30
@@ -96,13 +96,13 @@ def _ancestor(name: str, known: Mapping[str, Any]) -> str:
 
 
 def layer_runtime(runtime: str) -> str:
-    """The runtime on which layers are told apart: the target's, or the one of its kind that can.
+    """The runtime on which layers are told apart: the target's, or for a compiled network the one of its kind that can.
 
     Example:
         >>> layer_runtime("openvino"), layer_runtime("pytorch-compiled")
-        ('onnxruntime', 'pytorch')
+        ('openvino', 'pytorch')
     """
-    return "pytorch" if runtime in NETWORK_RUNTIMES else "onnxruntime"
+    return runtime if runtime in TELLS_LAYERS else "pytorch"
 
 
 def table_of(candidate: Candidate, data: Data, target: Target, *, runs: int = RUNS) -> LatencyTable | None:

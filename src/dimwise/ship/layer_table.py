@@ -93,8 +93,8 @@ def compare(
 
     Args:
         a, b: name, subject and inputs; layers and latency are found out.
-        runtime: of :data:`dimwise.ship.RUNTIMES`, one that runs both. Beside pytorch and onnxruntime it tells no layers
-            apart: they are counted, and only the whole is timed.
+        runtime: of :data:`dimwise.ship.RUNTIMES`, one that runs both. On pytorch-compiled no layers are
+            told apart: they are counted, and only the whole is timed.
         threads: of one run.
         batch: rows of one run.
         runs: runs of each with the profiler on, in turns.

@@ -1,4 +1,4 @@
-"""Milliseconds of each layer: by hooks on a network in PyTorch, by onnxruntime's own profiler on a graph.
+"""Milliseconds of each layer: by hooks on a network in PyTorch, by the profiler of the runtime itself on a graph.
 
 What a layer is follows from the subject: for a network what :func:`dimwise.measure.profile` calls one, for a graph each
 node that multiplies, together with what is done to its output before the next one.
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import tempfile
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any, Protocol
@@ -40,21 +40,22 @@ class Watched(Protocol):
         """Layer -> milliseconds of one run, in order; the watching is over."""
 
 
-TELLS_LAYERS = ("pytorch", "onnxruntime")
-"""Runtimes that say which layer took how long. The others make one program of the network, or kernels of their own
-that cannot be led back to its layers without guessing."""
+TELLS_LAYERS = ("pytorch", "onnxruntime", "openvino")
+"""Runtimes that say which layer took how long. A compiled network is one program, whose loops cannot be led back to its
+layers without guessing."""
 
 
 def watch(subject: Any, runtime: str, *, threads: int = 1) -> Watched:
     """Open a subject so that its layers are timed.
 
     Args:
-        subject: an ``nn.Module`` from what ``run`` will be given for pytorch, a graph for onnxruntime.
-        runtime: pytorch or onnxruntime.
+        subject: an ``nn.Module`` from what ``run`` will be given for pytorch, a graph for the others.
+        runtime: of :data:`TELLS_LAYERS`.
         threads: of one run.
 
     Raises:
-        ModelError: for another runtime, whose layers cannot be told apart.
+        ModelError: for another runtime, whose layers cannot be told apart, or a graph that it cannot open.
+        MissingExtra: for openvino where it is not installed.
 
     Example:
         >>> watched = watch(nn.Sequential(nn.Linear(4, 3), nn.ReLU()), "pytorch")
@@ -65,7 +66,9 @@ def watch(subject: Any, runtime: str, *, threads: int = 1) -> Watched:
     """
     if runtime not in TELLS_LAYERS:
         raise ModelError(f"layers cannot be timed on {runtime}", expected=" or ".join(TELLS_LAYERS))
-    return _Modules(subject, threads) if runtime == "pytorch" else _Nodes(content_of(subject, runtime), threads)
+    if runtime == "pytorch":
+        return _Modules(subject, threads)
+    return (_Nodes if runtime == "onnxruntime" else _Kernels)(content_of(subject, runtime), threads)
 
 
 class _Modules:
@@ -141,12 +144,72 @@ class _Nodes:
         for event in events:
             if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
                 taken[event["name"].removesuffix("_kernel_time")].append(event["dur"])
-        homes = kernel_homes(self._proto, optimised)
-        found = dict.fromkeys([BEFORE, *(layer.name for layer in graph_layers(self._proto))], 0.0)
-        for kernel, durations in taken.items():
-            home = homes.get(kernel, BEFORE)
-            found[home] = found.get(home, 0.0) + middle(durations[WARM_UP:] or durations) / 1e3
-        return {name: ms for name, ms in found.items() if ms or name != BEFORE}
+        return _by_layer(self._proto, kernel_homes(self._proto, optimised), taken)
+
+
+class _Kernels:
+    """OpenVINO's profile: each kernel names the nodes that became it."""
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        import onnx
+
+        from dimwise.ship.runtimes.openvino import Profiled
+
+        self._proto = onnx.load_from_string(content)
+        self._profiled = Profiled(content, threads)
+        self._taken: dict[str, list[float]] = defaultdict(list)
+
+    def run(self, inputs: np.ndarray) -> None:
+        for kernel, taken_us in self._profiled.run(inputs).items():
+            self._taken[kernel].append(taken_us)
+
+    def ms(self) -> dict[str, float]:
+        homes = named_homes(self._proto, self._profiled.nodes(), self._profiled.readers())
+        return _by_layer(self._proto, homes, self._taken)
+
+
+def _by_layer(proto: Any, homes: Mapping[str, str], taken_us: Mapping[str, Sequence[float]]) -> dict[str, float]:
+    """Layer -> milliseconds, from kernel -> microseconds of each run."""
+    found = dict.fromkeys([BEFORE, *(layer.name for layer in graph_layers(proto))], 0.0)
+    for kernel, durations in taken_us.items():
+        home = homes.get(kernel, BEFORE)
+        found[home] = found.get(home, 0.0) + middle(durations[WARM_UP:] or durations) / 1e3
+    return {name: ms for name, ms in found.items() if ms or name != BEFORE}
+
+
+def named_homes(
+    proto: Any, kernels: Mapping[str, Sequence[str]], readers: Mapping[str, Sequence[str]]
+) -> dict[str, str]:
+    """Kernel -> name of the layer it computes, or follows.
+
+    Args:
+        proto: the graph as given.
+        kernels: name -> nodes or values of the graph that became it, with ``/...`` behind where they were changed.
+        readers: name -> kernels that read what it makes: where its own names tell nothing, theirs do.
+    """
+    layers, values = graph_layers(proto), homes_of_values(proto)
+    values |= {node.name: values[node.output[0]] for node in proto.graph.node if node.name}
+    known: dict[str, frozenset[int]] = {}
+    for kernel, names in kernels.items():
+        stems = [stem for stem in (_stem_of(name, values) for name in (kernel, *names)) if stem]
+        if stems:  # one that is known and has no home stands before all layers
+            known[kernel] = next((values[stem] for stem in stems if values[stem]), frozenset())
+
+    def home_of(kernel: str, seen: frozenset[str]) -> frozenset[int]:
+        if kernel in known:
+            return known[kernel]
+        theirs = (home_of(reader, seen | {reader}) for reader in readers.get(kernel, ()) if reader not in seen)
+        return next(filter(None, theirs), frozenset())
+
+    homes = {kernel: home_of(kernel, frozenset([kernel])) for kernel in kernels}
+    return {kernel: layers[max(home)].name for kernel, home in homes.items() if home}
+
+
+def _stem_of(name: str, values: Mapping[str, Any]) -> str:
+    """What is left of a name without its last parts, when that is known; else nothing."""
+    while name and name not in values:
+        name = name.rpartition("/")[0]
+    return name
 
 
 def middle(values: Sequence[float]) -> float:

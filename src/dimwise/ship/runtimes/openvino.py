@@ -7,6 +7,8 @@ metadata (``cast(bf16, arithmetic=true)``).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any, ClassVar
 
@@ -77,19 +79,79 @@ def open_graph(content: bytes, *, threads: int, batch: int) -> Request:
         MissingExtra: without OpenVINO.
         ArtifactError: for what is no ONNX model, or holds what OpenVINO does not know.
     """
+    model = _model(content)
+    with _loading():
+        return Request(model, threads, batch)
+
+
+class Profiled:
+    """A graph compiled with counters, for the size of the first batch that comes."""
+
+    def __init__(self, content: bytes, threads: int) -> None:
+        self._model, self._threads = _model(content), threads
+        self._request: Any = None
+
+    def run(self, inputs: np.ndarray) -> dict[str, float]:
+        """Kernel -> microseconds that it took in this run, for all that took any."""
+        if self._request is None:
+            with _loading():
+                model = _for_batch(self._model, len(inputs))
+                self._request = _compile(model, self._threads, _precision(self._model), counts=True)
+        self._request.infer([np.ascontiguousarray(inputs)], share_inputs=True)
+        told = ((kernel.node_name, kernel.real_time.total_seconds()) for kernel in self._request.profiling_info)
+        return {name: 1e6 * seconds for name, seconds in told if seconds}
+
+    def nodes(self) -> dict[str, list[str]]:
+        """Kernel -> names of the nodes, or of their outputs, that became it."""
+        told = {}
+        for kernel in self._kernels():
+            about = kernel.get_rt_info()
+            names = about["originalLayersNames"].value if "originalLayersNames" in about else ""
+            told[kernel.get_friendly_name()] = [name for name in names.split(",") if name]
+        return told
+
+    def readers(self) -> dict[str, list[str]]:
+        """Kernel -> the kernels that read what it makes."""
+        return {
+            kernel.get_friendly_name(): [
+                reader.get_node().get_friendly_name()
+                for made in kernel.outputs()
+                for reader in made.get_target_inputs()
+            ]
+            for kernel in self._kernels()
+        }
+
+    def _kernels(self) -> list[Any]:
+        if self._request is None:
+            return []
+        found: list[Any] = self._request.get_compiled_model().get_runtime_model().get_ops()
+        return found
+
+
+def _model(content: bytes) -> Any:
+    """The graph as OpenVINO reads it."""
     try:
-        import openvino  # type: ignore[import-untyped]
+        import openvino  # type: ignore[import-untyped]  # noqa: F401
     except ImportError:
         raise MissingExtra("openvino", why="the runtime openvino", extra="openvino") from None
     refuse_external(content, "the model")
-    try:
+    with _loading():
         model = _core().read_model(model=content)
-        n_inputs, n_outputs = len(model.inputs), len(model.outputs)
-        if (n_inputs, n_outputs) != (1, 1):
-            raise ArtifactError(
-                f"the model has {n_inputs} inputs and {n_outputs} outputs", expected="one of each, as to_onnx writes"
-            )
-        return Request(model, threads, batch)
+    n_inputs, n_outputs = len(model.inputs), len(model.outputs)
+    if (n_inputs, n_outputs) != (1, 1):
+        raise ArtifactError(
+            f"the model has {n_inputs} inputs and {n_outputs} outputs", expected="one of each, as to_onnx writes"
+        )
+    return model
+
+
+@contextmanager
+def _loading() -> Iterator[None]:
+    """Its errors as the house's own."""
+    import openvino  # type: ignore[import-untyped]
+
+    try:
+        yield
     except RuntimeError as error:  # the only kind it raises
         raise ArtifactError(
             f"the model cannot be loaded by OpenVINO {openvino.__version__.partition('-')[0]}: {_reason(error)}",
@@ -128,8 +190,9 @@ def _precision(model: Any) -> str:
     return "bf16" if wish == "bf16" and "BF16" in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
 
 
-def _compile(model: Any, threads: int, precision: str) -> Any:
+def _compile(model: Any, threads: int, precision: str, *, counts: bool = False) -> Any:
     settings = {
+        "PERF_COUNT": counts,
         "PERFORMANCE_HINT": "LATENCY",
         "INFERENCE_NUM_THREADS": threads,
         "INFERENCE_PRECISION_HINT": precision,
