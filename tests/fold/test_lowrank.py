@@ -9,6 +9,7 @@ import pytest
 import torch
 from tests._networks import network, shown, small_shape
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from dimwise import fold
 from dimwise.data.sets import Data, Normalise, Split
@@ -283,6 +284,50 @@ def test_timed_puts_back_what_is_not_faster():
     _, report = lowrank(wide(), config(by="energy", energy=0.5, timed=True), looks((3, 8, 8)), faster=faster)
     assert [row["name"] for row in report.layers] == ["6"]
     assert report.untouched["2"] == "its factors are not faster here (lowrank.timed)"
+
+
+def counted(calls):
+    """A clock that counts multiplications instead of milliseconds."""
+    found = {}
+    for name, call in calls.items():
+        with FlopCounterMode(display=False) as counter:
+            call()
+        found[name] = float(counter.get_total_flops())
+    return found
+
+
+def test_by_gain_the_time_is_met_with_the_least_energy_lost():
+    net, told = wide(), looks((3, 8, 8))
+    whole = counted({"": lambda: net(told.example)})[""]
+    lost = []
+    for latency in (0.8, 0.6):
+        made, report = lowrank(net, config(by="gain", latency=latency), told, clock=counted)
+        assert counted({"": lambda made=made: made(told.example)})[""] <= latency * whole
+        assert all(row["macs_frac"] < 1 - 0.05 for row in report.layers), "what gains less is left alone"
+        lost.append(1 - min(row["energy"] for row in report.layers))
+    assert 0 < lost[0] < lost[1]
+    _, same = lowrank(net, config(by="macs", macs=0.6), told)
+    assert lost[1] < 0.01 + (1 - min(row["energy"] for row in same.layers)), "as MACs say where these are the time"
+
+
+def test_by_gain_a_layer_that_is_not_faster_stays_whatever_its_macs_say():
+    def clock(calls):
+        taken = counted(calls)  # two convolutions take longer than one
+        return {name: ms + (1e9 if ms > 100 and name.isdigit() else 0) for name, ms in taken.items()}
+
+    net, told = wide(), looks((3, 8, 8))
+    _, report = lowrank(net, config(by="gain", latency=0.99995), told, clock=clock)
+    assert [row["name"] for row in report.layers] == ["6"]
+    assert report.untouched["2"] == "none of its ranks was faster here"
+    with pytest.raises(ModelError, match=r"factorising to 10% of the time is out of reach; expected at least 100\.0%"):
+        lowrank(net, config(by="gain", latency=0.1), told, clock=clock)
+
+
+def test_by_gain_the_clock_of_this_machine_is_asked():
+    net = nn.Sequential(spread(nn.Linear(1024, 1024), 0.2), nn.ReLU(), nn.Linear(1024, 2)).eval()
+    made, report = lowrank(net, config(by="gain", latency=0.95, data=False), looks((1024,)))
+    assert "0" in {row["name"] for row in report.layers}
+    assert profile(made, torch.zeros(1, 1024)).macs < 0.6 * profile(net, torch.zeros(1, 1024)).macs
 
 
 def test_layers_behind_tokens_are_timed_on_numbers():

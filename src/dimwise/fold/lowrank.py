@@ -13,9 +13,11 @@ Outputs no more than min(O, I) say nothing of all axes: such a layer is taken by
 Use when: dense layers or wide convolutions dominate (classifier heads, transformers, VGG), or an embedding table is
 most of the file. Before quantizing; instead of, or after, pruning.
 
-Cost: a decomposition per layer (ms to s), ``batches`` forward passes with ``data``, ``epochs`` of fine-tuning.
+Cost: a decomposition per layer (ms to s), ``batches`` forward passes with ``data``, ``epochs`` of fine-tuning; by gain
+about a fifth of a second per layer.
 
-Pitfalls: two thin layers are not always faster than one: each writes a tensor of its own; measure, or set ``timed``.
+Pitfalls: two thin layers are not always faster than one: each writes a tensor of its own; measure, or set ``timed`` or
+``by = gain``.
 Little is gained where layers are narrow. Depthwise and grouped convolutions, LSTMs and packed attention weights stay.
 Without fine-tuning the score falls below about 0.9 of the energy. A factorised embedding has fewer bytes and more MACs.
 
@@ -42,6 +44,7 @@ from dimwise.errors import ModelError
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._factor import Factors
 from dimwise.fold._factorable import Layer, look
+from dimwise.fold._gain import Clock, by_gain
 from dimwise.fold._modules import require_known, with_those_that_run, working_copy
 from dimwise.fold._tune import recover
 from dimwise.measure import evaluating, latency, tie
@@ -52,13 +55,16 @@ from dimwise.recipe import config
 class LowrankConfig:
     """Which layers are factorised, and how far."""
 
-    by: Literal["macs", "energy"] = "macs"
-    """macs: as much energy as a budget of multiply-accumulates allows; energy: the least rank that keeps a share.
-    Default: macs, as it says what is gained."""
+    by: Literal["macs", "energy", "gain"] = "macs"
+    """macs: as much energy as a budget of multiply-accumulates allows; energy: the least rank that keeps a share; gain:
+    as much as a budget of time allows, every layer timed at some ranks, in PyTorch here at the example's shape.
+    Default: macs, as it says what is gained, and says it at once."""
     macs: Annotated[float, Field(gt=0, le=1)] = 0.6
     """For by = macs: largest fraction of the network's multiply-accumulates to keep. Default: six tenths."""
     energy: Annotated[float, Field(gt=0, le=1)] = 0.95
     """For by = energy: share of the energy each layer keeps. Default: what a short fine-tuning makes good."""
+    latency: Annotated[float, Field(gt=0, le=1)] = 0.8
+    """For by = gain: largest fraction of the network's time to keep. Default: most networks give that much."""
     data: bool = True
     """Factorise the outputs on training inputs instead of the weights. Default: on; it loses less at the same rank."""
     batches: Annotated[int, Field(ge=1)] = 16
@@ -88,7 +94,12 @@ Faster = Callable[[nn.Module, nn.Module, Tensor], bool]
 
 
 def lowrank(
-    model: nn.Module, config: LowrankConfig, evidence: Evidence, *, faster: Faster | None = None
+    model: nn.Module,
+    config: LowrankConfig,
+    evidence: Evidence,
+    *,
+    faster: Faster | None = None,
+    clock: Clock | None = None,
 ) -> tuple[nn.Module, FoldReport]:
     """Replace layers by two thinner ones wherever that costs less, and fine-tune.
 
@@ -97,6 +108,7 @@ def lowrank(
         config: how far, which layers, what to do afterwards.
         evidence: training data for ``data`` and fine-tuning, an example for shapes, score and cost for the report.
         faster: for ``timed``; default: the median of interleaved calls, a tie being no gain.
+        clock: for by = gain, name -> call gives name -> ms; default: medians of calls in turns.
 
     Returns:
         (a new module in evaluation mode, the report).
@@ -112,9 +124,10 @@ def lowrank(
     original, x = working_copy("lowrank", model, evidence.example, evidence.seed)
     require_known("lowrank", "skip", config.skip, model)
     whole, layers, untouched = look(original, config, evidence, x)
-    ranks = choose(layers, config, whole)
-    for name, reason in _too_dear(layers, ranks, config):
-        untouched[name] = reason
+    timed = config.by == "gain"
+    ranks = by_gain(original, layers, config, evidence, x, clock) if timed else choose(layers, config, whole)
+    no_gain = "none of its ranks was faster here" if timed else "at the rank it needs two layers cost more than one"
+    untouched |= {layer.name: no_gain for layer in layers if layer.name not in ranks}
     made, rows = _replace(original, layers, ranks, x, config, faster or _faster, untouched)
     if config.epochs and rows:
         made = recover(
@@ -184,11 +197,6 @@ def _refill(layers: list[Layer], ranks: Ranks, config: LowrankConfig, *, fits: C
         else:
             open_names.discard(name)
     return ranks
-
-
-def _too_dear(layers: list[Layer], ranks: Ranks, config: LowrankConfig) -> list[tuple[str, str]]:
-    """Layers that stay because their factors would cost as much."""
-    return [(a.name, "at the rank it needs two layers cost more than one") for a in layers if a.name not in ranks]
 
 
 def _by_weights(layers: list[Layer], replaced: set[str]) -> list[str]:
