@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests._networks import inputs, network
+from tests._networks import inputs, network, small_shape, zeros
 from torch import nn
 
 from dimwise import fold, models
@@ -274,6 +274,29 @@ def test_student_learns_and_teacher_stays(digits, teacher):
     assert report.layers[0] == {"name": "1", "shape_before": [64, 64], "shape_after": [32, 64]}
     assert report.config["epochs"] == 5
     assert report.fold == "distill"
+
+
+@pytest.mark.parametrize("name", list(models.MODELS))
+def test_a_student_of_any_model_of_the_table_needs_no_example(name):
+    net = network(name, small_shape(name), 4, width=0.5)
+    made, told = student(net, 0.5), student(net, 0.5, zeros(name, 1, *small_shape(name)))
+    assert [p.shape for p in made.parameters()] == [p.shape for p in told.parameters()]
+
+
+def test_an_example_that_cannot_be_guessed_is_asked_for():
+    class Takes(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hidden, self.out = nn.Linear(7 * 5, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            return self.out(self.hidden(x.view(-1, 5, 7).flatten(1)).relu())
+
+    assert [p.shape[0] for p in student(Takes(), 0.5).parameters()] == [4, 4, 2, 2]
+    net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.Flatten(), nn.Linear(8 * 9 * 11, 2))
+    with pytest.raises(ModelError, match=r"no usual input fits Sequential; expected an example. Give one: example=x"):
+        student(net, 0.5)
+    assert student(net, 0.5, torch.zeros(1, 1, 11, 13)).get_submodule("0").out_channels == 4
 
 
 def test_same_seed_same_student(digits, teacher):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from copy import deepcopy
 
 import torch
@@ -17,7 +17,13 @@ from dimwise.measure import evaluating
 
 
 def student(
-    model: nn.Module, scale: float, example: Tensor, *, depth: float = 1.0, inherit: bool = False, seed: int = 0
+    model: nn.Module,
+    scale: float,
+    example: Tensor | None = None,
+    *,
+    depth: float = 1.0,
+    inherit: bool = False,
+    seed: int = 0,
 ) -> nn.Module:
     """A narrower and shallower network of the same build as any given one.
 
@@ -27,21 +33,23 @@ def student(
     Args:
         model: any module; to become narrower it must be one that can be traced. Not changed.
         scale: share of the channels to keep, 0 < scale <= 1; above 8, a multiple of 4.
-        example: (1, ...) input of the network.
+        example: (1, ...) input of the network. Default: zeros of a shape that its first layer takes, found by trying
+            usual sizes of images and texts.
         depth: share of the blocks of each row to keep, 0 < depth <= 1; at least one of them stays.
         inherit: start from the weights that the model has in what is kept, instead of fresh ones.
         seed: of the fresh weights.
 
     Returns:
-        A new network on the device of ``example``, in training mode. Parameters that stand alone, outside any
-        layer, keep (part of) the values they had, as nothing says how they were drawn.
+        A new network on the device of ``example``, by default that of the model, in training mode. Parameters that
+        stand alone, outside any layer, keep (part of) the values they had, as nothing says how they were drawn.
 
     Raises:
-        ModelError: when the network cannot be traced, none of its channels can leave, or nothing in it repeats.
+        ModelError: when the network cannot be traced, none of its channels can leave, nothing in it repeats, or no
+            usual input fits and no example is given.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
-        >>> [p.shape[0] for p in student(net, 0.5, torch.zeros(1, 4)).parameters()]
+        >>> [p.shape[0] for p in student(net, 0.5).parameters()]
         [3, 3, 2, 2]
         >>> rows = nn.Sequential(nn.Linear(4, 6), nn.Sequential(*(nn.Linear(6, 6) for _ in range(5))), nn.Linear(6, 2))
         >>> len(student(rows, 1, torch.zeros(1, 4), depth=0.4)[1])
@@ -50,6 +58,7 @@ def student(
     for name, value in (("scale", scale), ("depth", depth)):
         if not 0 < value <= 1:
             raise ModelError(f"the student's {name} is {value}", expected="above 0 and at most 1")
+    example = example_of(model) if example is None else example
     made = shallower(model, depth, example) if depth < 1 else model
     made = narrower(made, scale, example) if scale < 1 else deepcopy(made)
     made = made.cpu().train().requires_grad_(True)
@@ -60,6 +69,56 @@ def student(
                 if callable(reset):
                     reset()
     return made.to(example.device)
+
+
+SIDES = (32, 28, 224, 8, 16, 64, 96, 128, 256, 299, 384)
+"""Of usual images, and lengths of usual sequences, the likeliest first."""
+
+
+def example_of(model: nn.Module) -> Tensor:
+    """(1, ...) zeros that a network takes, found by trying what its first layer reads.
+
+    Raises:
+        ModelError: when none of the usual sizes fits.
+
+    Example:
+        >>> example_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 2))).shape
+        torch.Size([1, 3, 28, 28])
+    """
+    tried = [shape for module in model.modules() for shape in _shapes(module, _lengths(model))]
+    weight = next(model.parameters(), torch.zeros(0))
+    reads_tokens = any(isinstance(module, nn.Embedding) for module in model.modules())
+    with evaluating(model):
+        for shape in dict.fromkeys(tried):
+            kinds = [torch.int64, weight.dtype] if reads_tokens else [weight.dtype]
+            for dtype in kinds:
+                example = torch.zeros((1, *shape), dtype=dtype, device=weight.device)
+                with suppress(Exception):  # a network that does not fit may raise anything
+                    model(example)
+                    return example
+    raise ModelError(
+        f"no usual input fits {type(model).__name__}", expected="an example", next_step="Give one: example=x[:1]."
+    )
+
+
+def _lengths(model: nn.Module) -> tuple[int, ...]:
+    """Lengths of sequences: those of parameters that stand alone, as positions do, then usual ones."""
+    alone = [p for m in model.modules() if not _shapes(m, (1,)) for p in m.parameters(recurse=False) if p.dim() > 1]
+    return (*(n for p in alone for n in p.shape if n > 1), *SIDES)
+
+
+def _shapes(module: nn.Module, lengths: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """Shapes without the batch that a layer takes in usual networks."""
+    if isinstance(module, nn.Embedding):
+        return [(side,) for side in lengths]
+    if isinstance(module, nn.Linear):
+        return [(module.in_features,), *((side, module.in_features) for side in lengths)]
+    if isinstance(module, (nn.RNNBase, nn.MultiheadAttention)):
+        width = module.input_size if isinstance(module, nn.RNNBase) else module.embed_dim
+        return [(side, width) for side in lengths]
+    if isinstance(module, nn.modules.conv._ConvNd) and not module.transposed:
+        return [(module.in_channels, *[side] * len(module.kernel_size)) for side in SIDES]
+    return []
 
 
 def narrower(model: nn.Module, scale: float, example: Tensor) -> nn.Module:
