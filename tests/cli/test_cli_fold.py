@@ -296,8 +296,8 @@ def _stopped(*_: object) -> None:
         (["last", "--apply", ""], "there is nothing to apply"),
         (["last", "--set", "train.lr=1"], "--set changes a recipe, and none is named"),
         (
-            ["last", "--apply", "quantize", "--budget", "runtime=pytorch"],
-            "quantize makes a graph that pytorch does not",
+            ["last", "--apply", "quantize share", "--budget", "runtime=pytorch"],
+            "share makes a graph that pytorch does not",
         ),
         (["last", "--language", "fr"], "fr"),
         (["last", "--apply", "quantize", "--price-per-hour", "2"], "--price-per-hour is for a search, and --apply"),

@@ -427,9 +427,7 @@ def with_train(evidence: fold.Evidence, inputs: torch.Tensor) -> fold.Evidence:
     return fold.evidence(made, example=evidence.example, score=lambda _: 0.0)
 
 
-def test_a_network_must_be_exported_first(network, evidence):
-    with pytest.raises(UserError, match=r"given the network Sequential; .* First: graph = dimwise\.ship\.graph"):
-        quantize(network, QuantizeConfig(), evidence)
+def test_what_is_no_graph_is_told(evidence):
     with pytest.raises(UserError, match=r"given a str; expected an onnx\.ModelProto"):
         quantize("model.onnx", QuantizeConfig(), evidence)
 

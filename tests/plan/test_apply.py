@@ -117,8 +117,13 @@ def test_pytorch_serves_the_network_and_no_folded_graph(trained):
     made = opened(apply((), trained.subject, trained.evidence, target=target), data, task, target)
     assert made.proto is None
     assert made.valid_score == trained.evidence.score(trained.subject.network)
-    with pytest.raises(ModelError, match="quantize makes a graph that pytorch does not run"):
-        apply(parse("quantize"), trained.subject, trained.evidence, target=target)
+    with pytest.raises(ModelError, match="share makes a graph that pytorch does not run"):
+        apply(parse("quantize share"), trained.subject, trained.evidence, target=target)
+    half = apply(parse("prune(epochs=0) cast(bf16, arithmetic=true)"), trained.subject, trained.evidence, target=target)
+    assert half.model is not None
+    assert {p.dtype for p in half.model.parameters()} == {torch.bfloat16}
+    assert [report.fold for report in half.reports] == ["prune", "cast"]
+    assert opened(half, data, task, target).size_bytes < made.size_bytes / 2
 
 
 def test_a_candidate_is_measured_on_its_target(trained):

@@ -38,6 +38,7 @@ from dimwise.plan.search import Found
 from dimwise.plan.space import key_of
 from dimwise.plan.worth import frontier
 from dimwise.progress import Progress
+from dimwise.ship.runtimes import RUNTIMES
 
 
 def counted(candidates: Sequence[Candidate], *_: Any, **__: Any) -> dict[str, Latency]:
@@ -134,7 +135,7 @@ def test_what_gains_on_one_runtime_alone_is_proposed_there_alone(trained, tmp_pa
     pytest.importorskip("openvino")
     assert set(space.ONLY_ON) < set(space.NUMBERS)
     monkeypatch.setattr(begin_room, "NUMBERS", ("", "quantize", *space.ONLY_ON))
-    for runtime in ("onnxruntime", "openvino", "pytorch"):
+    for runtime in ("onnxruntime", "openvino"):
         numbers = begin_room.begin(question(trained, tmp_path / runtime, target=Target(runtime=runtime))).space.numbers
         assert ("cast(bf16, arithmetic=true)" in numbers) is (runtime == "openvino")
 
@@ -613,9 +614,26 @@ def test_a_storage_that_goes_away_leaves_the_search_alone(found, trained, monkey
     ]
 
 
-def test_where_pytorch_serves_no_fold_of_the_graph_is_proposed(trained, tmp_path):
+def test_where_pytorch_serves_no_fold_of_graphs_alone_is_proposed(trained, tmp_path):
     asked = question(trained, tmp_path, target=Target(runtime="pytorch"))
-    assert begin_room.begin(asked).space.numbers == ("",)
+    assert begin_room.begin(asked).space.numbers == ("", "cast(bf16, arithmetic=true)")
+
+
+def test_where_pytorch_serves_the_network_itself_is_rounded(trained, tmp_path, monkeypatch):
+    pytest.importorskip("torchao")
+    monkeypatch.setitem(RUNTIMES, "pytorch-compiled", RUNTIMES["pytorch"])  # compiling takes many seconds
+    bench = begin_room.begin(question(trained, tmp_path, target=Target(runtime="pytorch-compiled")))
+    assert bench.space.numbers == ("", "quantize", "cast(bf16, arithmetic=true)")
+    int8, half = (make_room.look(bench, {"student": 0, "cut": 0, "numbers": n}) for n in (1, 2))
+    assert int8 is not None
+    assert half is not None
+    first = bench.first().measured
+    for line, bits, size in ((int8, 8, 0.4), (half, 16, 0.51)):
+        assert line.state == "whole", line.reason
+        assert line.measured["size_bytes"] < size * first["size_bytes"]
+        assert line.measured["bit_operations"] == bits**2 * first["macs"]
+        assert line.measured["score"] > first["score"] - 0.02
+    assert keeping.is_kept(tmp_path / "artifacts" / int8.name), "nothing is smaller"
 
 
 def test_where_pytorch_serves_a_search_leaves_the_network(trained, tmp_path, monkeypatch):

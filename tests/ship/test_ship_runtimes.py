@@ -85,6 +85,17 @@ def test_compiled_gives_the_same_scores_and_other_sizes_run_uncompiled() -> None
     served.close()
 
 
+def test_each_network_is_compiled_on_its_own() -> None:
+    """Networks of one class share their code: what was compiled of others must neither count nor be looked through."""
+    import torch._dynamo
+
+    nets = [nn.Sequential(nn.Linear(n, 2)) for n in (3, 4, 5)]
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        for n, net in zip((3, 4, 5), nets, strict=True):
+            made = torch.compile(compiled._own_call(net), backend="eager", dynamic=False)
+            assert made(torch.zeros(1, n)).shape == (1, 2)
+
+
 def test_threads_are_those_of_the_runtime_and_torch_keeps_its_own() -> None:
     seen = []
 

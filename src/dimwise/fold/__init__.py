@@ -22,7 +22,6 @@ from dimwise.fold._components import Components, pca
 from dimwise.fold._evidence import Evidence, FoldReport
 from dimwise.fold._extract import features
 from dimwise.fold._gather import evidence
-from dimwise.fold._numbers.pt2e import quantize_pytorch
 
 # A verb has the name of its module. Importing a module sets its name in this package to the module, but only the
 # first time: loaded here and then rebound, ``fold.prune`` is the function whatever is imported later.
@@ -59,8 +58,11 @@ FOLDS = {
 
 GRAPH_FOLDS = ("quantize", "share", "cast")
 """The folds that take and return an exported graph; the others take and return a network."""
+EITHER_FOLDS = ("quantize", "cast")
+"""Those among them that take a network too, where PyTorch itself serves it."""
 
 __all__ = [
+    "EITHER_FOLDS",
     "FOLDS",
     "GRAPH_FOLDS",
     "CastConfig",
@@ -92,7 +94,6 @@ __all__ = [
     "prune",
     "qat",
     "quantize",
-    "quantize_pytorch",
     "reduce",
     "separable",
     "share",

@@ -18,7 +18,8 @@ memory and time.
 Pitfalls: tensors with weights beyond 65504, or with none above 6.1e-5, do not fit fp16 and stay float32; with
 ``arithmetic`` their operators compute in float32 too. In fp16 it is slower on CPUs than float32, where onnxruntime has
 few such kernels and casts around them; activations beyond 65504 overflow, far below 6.1e-5 they vanish. In bf16 it is a
-wish in the graph's metadata, which onnxruntime does not grant: it computes in float32. Measure.
+wish in the graph's metadata, which onnxruntime does not grant: it computes in float32. A network inside PyTorch has no
+other way than ``arithmetic``. Measure.
 
 Source: IEEE 754-2019 (binary16); Micikevicius et al. 2018, arXiv:1710.03740 (half-precision storage); Kalamkar et al.
 2019, arXiv:1905.12322 (bfloat16).
@@ -34,10 +35,12 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
+from torch import Tensor, nn
 
-from dimwise.errors import ModelError, UserError, a_kind
+from dimwise.errors import ModelError, RecipeError, UserError, a_kind
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
+from dimwise.fold._numbers.half import in_half
 from dimwise.ort import ARITHMETIC
 from dimwise.recipe import config
 
@@ -69,30 +72,29 @@ _NOT_WEIGHTS = frozenset(
 
 
 def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldReport]:
-    """Store the weights of an exported graph in 16 bits; the given graph is not changed.
+    """Store the weights of an exported graph, or of a network, in 16 bits; what is given is not changed.
 
     Args:
-        model: an ``onnx.ModelProto``, float or already quantized in part.
+        model: an ``onnx.ModelProto``, float or already quantized in part; or an ``nn.Module``, with ``arithmetic``.
         config: which 16 bits, and whether to compute in them.
         evidence: the score and cost to report.
 
     Returns:
-        (a new ``onnx.ModelProto`` with the same inputs and outputs, the report).
+        (a new ``onnx.ModelProto`` or ``nn.Module`` with the same inputs and outputs, the report).
 
     Raises:
-        UserError: when given a network that is not exported.
+        UserError: when given neither.
+        RecipeError: for a network without ``arithmetic``.
         ModelError: when the graph holds no float32 weights, or cannot be run.
 
     Source: see the card.
     """
     import onnx
 
+    if isinstance(model, nn.Module):
+        return _in_pytorch(model, config, evidence)
     if not isinstance(model, onnx.ModelProto):
-        raise UserError(
-            f"cast was given {a_kind(model)}",
-            expected="an exported graph (onnx.ModelProto)",
-            next_step="First: graph = dimwise.ship.graph(model, data.normalise, example).",
-        )
+        raise UserError(f"cast was given {a_kind(model)}", expected="an onnx.ModelProto, or a network")
     started = time.perf_counter()
     before = copy.deepcopy(model)
     rows, untouched, whole = _look(before, config)
@@ -114,6 +116,23 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
     if wishes:
         report = replace(report, notes=[*report.notes, GRANTED])
     return after, report
+
+
+def _in_pytorch(model: nn.Module, config: CastConfig, evidence: Evidence) -> tuple[nn.Module, FoldReport]:
+    if not config.arithmetic:
+        raise RecipeError(
+            "cast.arithmetic is off for a network inside PyTorch, which has no weights that are only stored so",
+            expected="arithmetic = true",
+            next_step="Or export it first: graph = dimwise.ship.graph(model, data.normalise, example).",
+        )
+    started = time.perf_counter()
+    made = in_half(model, config.dtype)
+    layers = [
+        {"name": name, "op": type(module).__name__, "bits": 16, "weights": list(weight.shape)}
+        for name, module in model.named_modules()
+        if isinstance(weight := getattr(module, "weight", None), Tensor)
+    ]
+    return made, compare("cast", config, evidence, model, made, layers=layers, untouched={}, started=started)
 
 
 def _look(model: Any, config: CastConfig) -> tuple[list[dict[str, Any]], dict[str, str], set[str]]:

@@ -14,8 +14,8 @@ outputs y with this layer alone quantized.
 Use when: the graph is served by ONNX Runtime (or OpenVINO, which reads the same QDQ form). ``static`` for
 convolutional networks on a processor with int8 instructions; ``dynamic`` (ranges found while serving, nothing
 to calibrate) for linear layers and LSTMs; ``weights`` when only the size must shrink: what runs is the float
-graph, at its speed. ``weights`` with 4 bits: large linear layers, which onnxruntime multiplies without unpacking. For
-``torch.compile`` there is the function ``quantize_pytorch``, which no composition takes.
+graph, at its speed. ``weights`` with 4 bits: large linear layers, which onnxruntime multiplies without unpacking. A
+network itself is quantized by torchao for ``torch.compile``, statically (runtime=pytorch-compiled).
 
 Cost: no training; two forward passes over the calibration inputs and some ms per layer. The file becomes 3 to 4
 times smaller (6 to 7 times by 4 bits). Repair, when the score falls: one scoring of the validation split per attempt,
@@ -55,6 +55,7 @@ from dimwise.errors import RecipeError, UserError, a_kind
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._numbers import bias_correction, calibration, compensation, int4, int8, selection
+from dimwise.fold._numbers.pt2e import quantize_pytorch, rounded_layers
 from dimwise.fold._numbers.repairs import Made, Make, Search, repair
 from dimwise.fold._numbers.selection import plan
 from dimwise.ort import int8_products_saturate
@@ -123,24 +124,29 @@ WORDS: dict[str, dict[str, Any]] = {
 
 
 def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[Any, FoldReport]:
-    """Quantize an exported graph to int8; the given graph is not changed.
+    """Quantize an exported graph to int8, or a network for ``torch.compile``; what is given is not changed.
 
     Args:
-        model: an ``onnx.ModelProto`` that takes raw inputs, as ``dimwise.ship.graph`` makes it.
+        model: an ``onnx.ModelProto`` that takes raw inputs, as ``dimwise.ship.graph`` makes it; or an ``nn.Module`` of
+            normalised ones: then of the settings ``n_calibration`` is heeded, ``mode`` must be static, and nothing is
+            repaired.
         config: mode, calibration, what to leave alone.
         evidence: training inputs to calibrate on; the score and cost to report.
 
     Returns:
-        (a new ``onnx.ModelProto`` with the same inputs and outputs, the report).
+        (a new ``onnx.ModelProto`` with the same inputs and outputs, or a new module; the report).
 
     Raises:
-        UserError: when given a network that is not exported.
+        UserError: when given neither.
+        MissingExtra: for a network, without torchao.
         ModelError: when the graph cannot be run, or holds nothing to quantize.
         DataError: when there is nothing to calibrate on, or it is not finite.
 
     Source: see the card. Deviation: the ranges come from our own calibration; onnxruntime places the Q and DQ nodes.
     """
     started = time.perf_counter()
+    if isinstance(model, torch.nn.Module):
+        return _in_pytorch(model, config, evidence)
     _check(model, config)
     asked, config = config, _for_this_processor(config)
     make, only, inputs = _workshop(_onnx.optimised(model), model, evidence)
@@ -177,6 +183,22 @@ def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[An
     return made.graph, report
 
 
+def _in_pytorch(
+    model: torch.nn.Module, config: QuantizeConfig, evidence: Evidence
+) -> tuple[torch.nn.Module, FoldReport]:
+    if config.mode != "static":
+        raise RecipeError(
+            f"quantize.mode is {config.mode!r} for a network inside PyTorch",
+            expected="mode = 'static'",
+            next_step="Export it for the others: graph = dimwise.ship.graph(model, data.normalise, example).",
+        )
+    started = time.perf_counter()
+    made = quantize_pytorch(model, evidence, n_calibration=config.n_calibration)
+    layers, untouched = rounded_layers(made, model)
+    report = compare("quantize", config, evidence, model, made, layers=layers, untouched=untouched, started=started)
+    return made, report
+
+
 def _for_this_processor(config: QuantizeConfig) -> QuantizeConfig:
     """The settings with what the processor decides."""
     if config.reduce_range is not None:
@@ -188,14 +210,8 @@ def _for_this_processor(config: QuantizeConfig) -> QuantizeConfig:
 def _check(model: Any, config: QuantizeConfig) -> None:
     import onnx
 
-    if isinstance(model, torch.nn.Module):
-        raise UserError(
-            f"quantize was given the network {type(model).__name__}",
-            expected="an exported graph (onnx.ModelProto)",
-            next_step="First: graph = dimwise.ship.graph(model, data.normalise, example).",
-        )
     if not isinstance(model, onnx.ModelProto):
-        raise UserError(f"quantize was given {a_kind(model)}", expected="an onnx.ModelProto")
+        raise UserError(f"quantize was given {a_kind(model)}", expected="an onnx.ModelProto, or a network")
     if config.bits == 4 and config.mode != "weights":
         raise RecipeError(
             f"quantize.bits is 4 in {config.mode} mode",

@@ -16,7 +16,7 @@ from torch import nn
 
 from dimwise import fold, measure, ship
 from dimwise.errors import DimwiseError, ModelError, UserError, a_kind, first_line
-from dimwise.fold import GRAPH_FOLDS, DistillConfig, Evidence, FoldReport, _onnx
+from dimwise.fold import EITHER_FOLDS, GRAPH_FOLDS, DistillConfig, Evidence, FoldReport, _onnx
 from dimwise.fold._steps import Step, write
 from dimwise.fold.distill import keeps_part, make_student
 from dimwise.plan.budget import Target
@@ -130,10 +130,11 @@ def apply(
             next_step="Name the run that trained the network instead of its artifact, or a student: "
             "distill(student=NAME), with whatever follows.",
         )
-    if on_graph and target.runtime in NETWORK_RUNTIMES:
+    of_graphs = [step.name for step in on_graph if step.name not in EITHER_FOLDS]
+    if of_graphs and target.runtime in NETWORK_RUNTIMES:
         raise ModelError(
-            f"{on_graph[0].name} makes a graph that {target.runtime} does not run",
-            expected="runtime=onnxruntime or runtime=openvino, or folds of the network alone",
+            f"{of_graphs[0]} makes a graph that {target.runtime} does not run",
+            expected="runtime=onnxruntime or runtime=openvino, or folds that take a network",
         )
     with_graph = target.runtime not in NETWORK_RUNTIMES
     if steps and with_graph and subject.network is not None and not brings_its_own(steps, subject):
@@ -285,7 +286,11 @@ def _export(
 def _fold_graph(
     step: Step, base: Candidate, evidence: Evidence, target: Target, trained: bool, once: Once
 ) -> Candidate:
-    """One fold of an exported graph, scored by the serving runtime and costed by bytes."""
+    """One fold of an exported graph, scored by the serving runtime and costed by bytes; where PyTorch serves, the same
+    fold of the network."""
+    if target.runtime in NETWORK_RUNTIMES:
+        network, report = fold.get(step.name)(base.model, step.config, evidence)
+        return replace(base, model=network, reports=[*base.reports, report], exact=False)
 
     def score(proto: Any) -> float:  # many folds begin with the same graph
         key = ("score", evidence.seed, target, hashlib.sha256(proto.SerializeToString()).digest())

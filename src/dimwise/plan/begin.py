@@ -11,8 +11,8 @@ from typing import Any
 
 from dimwise.data.sets import Split
 from dimwise.errors import ModelError
-from dimwise.fold import GRAPH_FOLDS, Evidence, PruneConfig
-from dimwise.fold._steps import Step, parse
+from dimwise.fold import Evidence, PruneConfig
+from dimwise.fold._steps import Step
 from dimwise.fold.prune import sensitivity
 from dimwise.measure.machine import cores
 from dimwise.plan import layer_costs, record
@@ -24,7 +24,7 @@ from dimwise.plan.on_target import Candidate, batch_of, latencies, measure_memor
 from dimwise.plan.pace import full_epochs, seconds_per_epoch
 from dimwise.plan.record import Line
 from dimwise.plan.shapes import Shapes
-from dimwise.plan.space import NUMBERS, ONLY_ON, space_of
+from dimwise.plan.space import NUMBERS, ON_PYTORCH, ONLY_ON, space_of
 from dimwise.recipe import as_dict
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
 from dimwise.ship.runtimes.fresh import peak_memory_on
@@ -74,8 +74,8 @@ def begin(question: Question, steps: Sequence[Step] = ()) -> Bench:
     full = full_epochs(question.base, evidence.train.epochs, question.time_s, epoch_s)
     only_graph = subject.network is None
     network_folds = tuple(full) if not only_graph else ("distill",) if subject.student is not None else ()
-    there = [text for text in NUMBERS[1:] if ONLY_ON.get(text, target.runtime) == target.runtime]
-    numbers = [text for text in there if target.runtime not in NETWORK_RUNTIMES or not _of_graph(text)]
+    of_graphs = [text for text in NUMBERS[1:] if ONLY_ON.get(text, target.runtime) == target.runtime]
+    numbers = ON_PYTORCH.get(target.runtime, of_graphs)
     space = space_of(numbers, question.base, full, network_folds=network_folds, only_graph=only_graph)
     about["choices"] = record.fingerprint_of(repr((space.students, space.cuts, space.numbers)).encode())
     record.begin(question.folder, about)
@@ -173,11 +173,6 @@ def _settings(question: Question) -> str:
     augment = question.evidence.augment
     how = [told, as_dict(question.evidence.train), None if augment is None else as_dict(augment)]
     return record.fingerprint_of(json.dumps(how, sort_keys=True, default=str).encode())
-
-
-def _of_graph(text: str) -> bool:
-    """Whether a composition needs a runtime of graphs."""
-    return any(step.name in GRAPH_FOLDS for step in parse(text))
 
 
 def _memory_too(bench: Bench) -> None:

@@ -10,9 +10,10 @@ Horowitz 2014, "Computing's energy problem", ISSCC. It is a count, not a measure
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from dimwise.fold import _onnx
+from dimwise.fold import EITHER_FOLDS, FoldReport, _onnx
 
 _INTEGER = {"ConvInteger", "MatMulInteger", "DynamicQuantizeLSTM", "QLinearConv", "QLinearMatMul"}
 
@@ -54,3 +55,17 @@ def bit_operations(proto: Any) -> float:
         bits = 8 if integers else 16 if kinds.get(node.output[0]) in half else 32
         total += float(macs) * bits * bits
     return total
+
+
+def bits_of_network(reports: Sequence[FoldReport]) -> int | None:
+    """Bits of the numbers that a network multiplies inside PyTorch, by what its folds report; None where they differ.
+
+    Example:
+        >>> bits_of_network([])
+        32
+    """
+    rounding = [report for report in reports if report.fold in EITHER_FOLDS]
+    if not rounding:
+        return 32
+    widths = {row["bits"] for row in rounding[-1].layers}
+    return widths.pop() if len(widths) == 1 and not rounding[-1].untouched else None

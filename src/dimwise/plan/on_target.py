@@ -16,7 +16,7 @@ from dimwise.errors import ModelError
 from dimwise.fold import FoldReport
 from dimwise.measure.timing import beside
 from dimwise.plan.budget import Target
-from dimwise.plan.energy import bit_operations
+from dimwise.plan.energy import bit_operations, bits_of_network
 from dimwise.ship.runtimes import NETWORK_RUNTIMES
 from dimwise.ship.runtimes.fresh import peak_memory_on
 from dimwise.ship.runtimes.side_by_side import SETTLE_S
@@ -38,9 +38,10 @@ class Candidate:
     macs: int
     reports: list[FoldReport]
     model: nn.Module | None
-    """The float network the graph was made from; None when there was only a graph."""
+    """The float network the graph was made from, or where PyTorch serves the network itself; None when there was only
+    a graph."""
     exact: bool = True
-    """Whether the graph computes what ``model`` computes, up to rounding of float32; an int8 graph does not."""
+    """Whether what serves computes what ``model`` computes, up to rounding of float32; an int8 graph does not."""
     size_bytes: int = 0
     valid_score: float = 0.0
     latency: measure.Latency | None = None
@@ -73,7 +74,7 @@ def servable(candidate: Candidate, data: Data, target: Target) -> Any:
         ModelError: for a folded graph where PyTorch serves, or a runtime of graphs where nothing was exported.
     """
     if target.runtime in NETWORK_RUNTIMES:
-        if candidate.model is None or not candidate.exact:
+        if candidate.model is None:
             raise ModelError(
                 f"{candidate.name} is a folded graph, which {target.runtime} does not run",
                 expected="runtime=onnxruntime or runtime=openvino, or folds of the network alone",
@@ -214,7 +215,9 @@ def told(candidate: Candidate) -> dict[str, float]:
         "macs": float(candidate.macs),
     }
     if candidate.proto is None:
-        found["bit_operations"] = 32.0 * 32 * candidate.macs
+        bits = bits_of_network(candidate.reports)
+        if bits is not None:
+            found["bit_operations"] = float(bits * bits * candidate.macs)
     else:
         with suppress(Exception):  # a graph that cannot be counted can still be served
             found["bit_operations"] = bit_operations(candidate.proto)

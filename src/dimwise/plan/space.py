@@ -57,7 +57,12 @@ NUMBERS = (
 )
 """What is done to its numbers; what fails on the subject itself is not tried again."""
 ONLY_ON = {"cast(bf16, arithmetic=true)": "openvino"}
-"""Ways to write numbers that gain on one runtime alone."""
+"""Ways to write numbers that gain on one runtime of graphs alone."""
+ON_PYTORCH = {
+    "pytorch": ("cast(bf16, arithmetic=true)",),
+    "pytorch-compiled": ("quantize", "quantize(static)", "cast(bf16, arithmetic=true)"),
+}
+"""Ways to write the numbers of a network itself, where PyTorch serves; int8 is only emulated where nothing compiles."""
 FIRST = (
     ("distill(scale=0.5)", "", ""),
     ("distill(scale=0.5)", "", "quantize"),

@@ -69,8 +69,8 @@ def _names_sizes(model: nn.Module, channels: Channels, example: Tensor) -> bool:
     return disagreement(model, channels, alive, example) is not None
 
 
-def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
-    """The graph of ``model`` in ATen operators, as ``torch.export`` gives it.
+def exported(model: nn.Module, example: Tensor, *, any_batch: bool = False) -> ExportedProgram:
+    """The graph of ``model`` in ATen operators, as ``torch.export`` gives it; of any batch size when that is asked.
 
     The plain trace first; where Python gets in its way (NumPy, ``.item()``), the one that reads bytecode.
 
@@ -78,10 +78,12 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
         ModelError: when neither succeeds.
     """
     problems = []
-    with _quiet(), torch.no_grad():
+    sizes = ({0: torch.export.Dim("batch")},) if any_batch else None
+    example = torch.cat([example, example]) if any_batch else example  # a batch of one would be taken for a constant
+    with quiet(), torch.no_grad():
         for strict in (False, True):
             try:
-                return torch.export.export(model, (example,), strict=strict)
+                return torch.export.export(model, (example,), strict=strict, dynamic_shapes=sizes)
             except Exception as error:  # noqa: BLE001 - the user's forward may raise anything
                 problems.append(error)
     first = str(problems[0]).strip().splitlines() or [""]
@@ -93,14 +95,16 @@ def exported(model: nn.Module, example: Tensor) -> ExportedProgram:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """The tracer's own warnings and dumps (it prints the half-made graph) are no news to who asked for less."""
-    logger = logging.getLogger("torch")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+def quiet() -> Iterator[None]:
+    """PyTorch's own warnings and dumps (the tracer prints the half-made graph) are no news to who asked for less."""
+    loggers = [logging.getLogger(name) for name in ("torch", "torchao")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stderr(StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

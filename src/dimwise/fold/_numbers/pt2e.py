@@ -1,10 +1,10 @@
 """Int8 for PyTorch itself: a network quantized by torchao's PT2E for x86, to be run by ``torch.compile``.
 
-This is no fold of the table: what comes back can be run by this PyTorch on this kind of processor and nowhere else,
-it cannot be exported to ONNX, and compiling takes many seconds in each process. Uncompiled it is slower than float;
-compiled and frozen, a ResNet-20 was measured faster than the compiled float network at batch 1 on an AVX512-VNNI
-processor, and slower than in int8 on onnxruntime. On one with AVX2 alone torch 2.13 cannot freeze it (it stops at
-``onednn.qconv_prepack``), and unfrozen it was slower than float. To serve, use ``quantize``.
+What comes back can be run by this PyTorch on this kind of processor and nowhere else, it cannot be exported to ONNX,
+and compiling takes many seconds in each process. Uncompiled it is slower than float; compiled and frozen, a ResNet-20
+was measured faster than the compiled float network at batch 1 on an AVX512-VNNI processor, and slower than in int8 on
+onnxruntime. On one with AVX2 alone torch 2.13 cannot freeze it (it stops at ``onednn.qconv_prepack``), and unfrozen it
+was slower than float.
 
 Source: the PT2E documentation of torchao 0.18, X86InductorQuantizer.
 """
@@ -14,64 +14,106 @@ from __future__ import annotations
 import warnings
 from copy import deepcopy
 from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from dimwise.errors import DataError, MissingExtra, UserError, a_kind
-from dimwise.fold._channels.trace import exported
+from dimwise.errors import DataError, MissingExtra
+from dimwise.fold._channels.trace import exported, quiet
 from dimwise.fold._evidence import Evidence
 from dimwise.seeds import derive
 
 
-def quantize_pytorch(model: nn.Module, evidence: Evidence, *, n_calibration: int = 256) -> nn.Module:
+class Rounded(nn.Module):
+    """An exported network that computes with rounding; it has one mode, whatever is asked."""
+
+    def __init__(self, graph: nn.Module) -> None:
+        super().__init__()
+        self.graph = graph
+        self.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) normalised inputs -> scores."""
+        scores: Tensor = self.graph(x)
+        return scores
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Rounded:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch about its own graphs
+            return Rounded(deepcopy(self.graph, memo))
+
+    def train(self, mode: bool = True) -> Rounded:
+        """Stay: exported graphs refuse to be asked."""
+        return self
+
+
+def quantize_pytorch(model: nn.Module, evidence: Evidence, *, n_calibration: int = 256) -> Rounded:
     """An int8 network for ``torch.compile``; ``model`` is not changed.
 
     Args:
-        model: any network with one input that can be traced.
-        evidence: training inputs to calibrate on and an example; the batch size of the example is the only one that
-            the result takes.
+        model: any network with one input that can be traced for any batch size.
+        evidence: training inputs to calibrate on and an example.
         n_calibration: training inputs to calibrate on, drawn by seed.
 
     Returns:
         A module of normalised inputs that computes with rounding as it is, and in int8 once compiled with
-        ``torch._inductor.config.freezing = True``.
+        ``torch._inductor.config.freezing = True``, as the runtime ``pytorch-compiled`` does.
 
     Raises:
         MissingExtra: without torchao.
-        UserError: when given something else than an ``nn.Module``.
         ModelError: when the network cannot be traced.
         DataError: without training inputs.
     """
-    if not isinstance(model, nn.Module):
-        raise UserError(f"quantize_pytorch was given {a_kind(model)}", expected="a torch.nn.Module")
     data, example = evidence.data, evidence.example
     if not len(data.train):
         raise DataError(
             f"the training split of {data.name!r} is empty: nothing to calibrate on", expected="some hundred inputs"
         )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet():
         try:
             pt2e = import_module("torchao.quantization.pt2e.quantize_pt2e")  # it has no types
             x86 = import_module("torchao.quantization.pt2e.quantizer.x86_inductor_quantizer")
         except ImportError:
             raise MissingExtra("torchao", why="int8 inside PyTorch", extra="pt2e") from None
-        traced = exported(deepcopy(model).eval().cpu(), example.cpu()).module()
+        traced = exported(deepcopy(model).eval().cpu(), example.cpu(), any_batch=True).module()
         quantizer = x86.X86InductorQuantizer()
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
         prepared = pt2e.prepare_pt2e(traced, quantizer)
         with torch.no_grad():
-            for batch in _batches(evidence, n_calibration, len(example)):
+            for batch in _batches(evidence, n_calibration):
                 prepared(batch)
-        made: nn.Module = pt2e.convert_pt2e(prepared)
-    return made
+        made = pt2e.convert_pt2e(prepared)
+    used = {str(node.target) for node in made.graph.nodes if node.op == "get_attr"}
+    for name, _ in [*made.named_parameters(remove_duplicate=False), *made.named_buffers(remove_duplicate=False)]:
+        if name not in used:  # the float weights are still there
+            owner, _, last = name.rpartition(".")
+            delattr(made.get_submodule(owner), last)
+    return Rounded(made)
 
 
-def _batches(evidence: Evidence, n: int, size: int) -> list[Tensor]:
-    """Normalised training inputs in batches of exactly ``size``."""
+def rounded_layers(made: Rounded, model: nn.Module) -> tuple[list[dict[str, Any]], dict[str, str]]:
+    """What was quantized and what was not: a row for each layer of ``model``, and layer -> why it stays.
+
+    A layer is known by the int8 constant that its weight became.
+    """
+    small = {tuple(t.shape) for t in made.state_dict().values() if t.dtype == torch.int8}
+    rows, untouched = [], {}
+    for name, module in model.named_modules():
+        weight = getattr(module, "weight", None)
+        if not isinstance(weight, Tensor) or weight.dim() < 2:
+            continue
+        if tuple(weight.shape) in small:
+            rows.append({"name": name, "op": type(module).__name__, "bits": 8, "weights": list(weight.shape)})
+        else:
+            untouched[name] = "torchao's quantizer for x86 does not take it"
+    return rows, untouched
+
+
+def _batches(evidence: Evidence, n: int) -> list[Tensor]:
+    """Normalised training inputs, drawn by seed."""
     data = evidence.data
     generator = torch.Generator().manual_seed(derive(evidence.seed, "calibration"))
     order = torch.randperm(len(data.train), generator=generator)[:n]
-    parts = [part for part in order.split(size) if len(part) == size]
+    parts = order.split(64)
     return [data.normalise(data.train.inputs[part.to(data.train.inputs.device)]).cpu() for part in parts]

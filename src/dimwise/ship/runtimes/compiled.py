@@ -1,6 +1,7 @@
 """PyTorch compiled: ``torch.compile`` with inductor, which writes C++ and needs a compiler for it.
 
-Compiling takes seconds and happens at the first call. Numbers of threads are written into the code.
+Compiling takes seconds and happens at the first call. Numbers of threads are written into the code, and the weights are
+frozen: laid out once as the kernels read them. Int8 is computed as such only when frozen.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch._inductor import config as inductor_config
 
 from dimwise.errors import ModelError
 from dimwise.ship.runtimes.pytorch import answer, evaluated_copy
@@ -29,7 +31,7 @@ class Compiled:
         self._eager: nn.Module | None = network
         self._called = False
         with _without_warnings():
-            self._compiled: Callable[[Tensor], Any] | None = torch.compile(self._eager, dynamic=False)
+            self._compiled: Callable[[Tensor], Any] | None = torch.compile(_own_call(network), dynamic=False)
 
     def run(self, inputs: np.ndarray) -> np.ndarray:
         """Raw scores of a batch; of another size than the compiled one, from the same network uncompiled.
@@ -42,13 +44,31 @@ class Compiled:
         if self._called:
             return answer(self._compiled, inputs, self.threads, self.runtime)
         with _without_warnings():
-            scores = answer(self._compiled, inputs, self.threads, self.runtime)
+            try:
+                with inductor_config.patch(freezing=True):
+                    scores = answer(self._compiled, inputs, self.threads, self.runtime)
+            except ModelError:  # on processors without AVX512, torch 2.13 cannot freeze int8 convolutions
+                scores = answer(self._compiled, inputs, self.threads, self.runtime)
         self._called = True
         return scores
 
     def close(self) -> None:
         """Forget the code and the network."""
         self._compiled = self._eager = None
+
+
+def _own_call(network: nn.Module) -> Callable[[Tensor], Any]:
+    """A function of this network alone.
+
+    What was compiled is kept with the code of the function, of which all networks of a class have the same: the ninth
+    would not be compiled any more, and each call would look through those before it.
+    """
+
+    def call(x: Tensor) -> Any:
+        return network(x)
+
+    call.__code__ = call.__code__.replace(co_name=f"call_{id(network)}")
+    return call
 
 
 def open_network(network: nn.Module, *, threads: int, batch: int) -> Compiled:
