@@ -15,6 +15,7 @@ from torch import nn
 from dimwise import fold, models
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError, RecipeError, UserError
+from dimwise.fold._teaching.students import example_of
 from dimwise.fold._teaching.teachers import by_asking, network_teacher
 from dimwise.fold.distill import (
     DistillConfig,
@@ -277,7 +278,15 @@ def test_student_learns_and_teacher_stays(digits, teacher):
 
 
 @pytest.mark.parametrize("name", list(models.MODELS))
-def test_a_student_of_any_model_of_the_table_needs_no_example(name):
+def test_an_example_of_any_model_of_the_table_is_found(name):
+    net = network(name, small_shape(name), 4, width=0.5).eval()
+    found = example_of(net)
+    assert net(found).shape == (1, 4)
+    assert found.dtype == zeros(name, 1, *small_shape(name)).dtype
+
+
+@pytest.mark.parametrize("name", ["small_cnn", "mlp", "lstm", "transformer"])
+def test_a_student_needs_no_example(name):
     net = network(name, small_shape(name), 4, width=0.5)
     made, told = student(net, 0.5), student(net, 0.5, zeros(name, 1, *small_shape(name)))
     assert [p.shape for p in made.parameters()] == [p.shape for p in told.parameters()]
