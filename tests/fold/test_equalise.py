@@ -32,23 +32,24 @@ def looks(shape: tuple[int, ...], inputs: Tensor | None = None) -> fold.Evidence
     )
 
 
-def stretched(net: nn.Module, seed: int = 0) -> nn.Module:
+def stretched(net: nn.Module, seed: int = 0, decades: float = 1.0) -> nn.Module:
     """Weights and norms whose channels have very different sizes."""
     generator = torch.Generator().manual_seed(seed)
     for module in net.modules():
         weight = getattr(module, "weight", None)
         if isinstance(weight, Tensor) and weight.dim() >= 1:
-            sizes = 10 ** (2 * torch.rand(len(weight), generator=generator) - 1)
+            sizes = 10 ** (decades * (2 * torch.rand(len(weight), generator=generator) - 1))
             weight.data *= sizes.view(-1, *[1] * (weight.dim() - 1))
     return net.eval()
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in ("resnet56", "resnet50", "resnet152")])
+@pytest.mark.parametrize("name", list(MODELS))
 def test_every_model_of_the_table_computes_the_same(name):
-    """Of one family of blocks one is enough: the three deep ones are left out for their time alone."""
     torch.manual_seed(0)
     shape = small_shape(name)
-    net = stretched(network(name, shape, 5, width=0.25))
+    net = stretched(
+        network(name, shape, 5, width=0.25), decades=0.2 if name == "resnet152" else 1.0
+    )  # else it overflows
     before = copy.deepcopy(net.state_dict())
     told = fold.evidence(shown(name, shape, 4), score=lambda _: 1.0, cost=lambda _: {"params": 1.0, "macs": 1.0})
     made, report = equalise(net, EqualiseConfig(), told)

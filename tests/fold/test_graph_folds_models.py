@@ -16,8 +16,6 @@ from dimwise.fold._steps import parse
 from dimwise.models import MODELS, TOKENS
 from dimwise.train.config import TrainConfig
 
-SLOW = ("resnet56", "resnet50", "resnet152")
-"""To export; their kinds of block are in others of the table."""
 WAYS = ("quantize", "quantize(dynamic)", "quantize(weights)", "quantize(int4)", "share(palette16)", "cast")
 
 
@@ -25,7 +23,7 @@ def test_every_graph_fold_is_here():
     assert {step.name for way in WAYS for step in parse(way)} == set(GRAPH_FOLDS)
 
 
-@pytest.mark.parametrize("name", [name for name in MODELS if name not in SLOW])
+@pytest.mark.parametrize("name", list(MODELS))
 def test_every_model_of_the_table(name):
     shape = (12,) if name in TOKENS else (1, 32, 32) if name == "lenet5" else (3, 32, 32)
     torch.manual_seed(0)

@@ -135,11 +135,7 @@ def test_rank_for_energy_by_hand():
 # The fold -------------------------------------------------------------------------------------------------------------
 
 
-LIKE_ANOTHER = ("resnet56", "resnet18", "resnet152", "deit_tiny")  # the same layers as a smaller one, only more
-SWEPT = [name for name in MODELS if name not in LIKE_ANOTHER]
-
-
-@pytest.mark.parametrize("name", SWEPT)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_of_the_table_meets_its_budget(name):
     torch.manual_seed(0)
     shape = small_shape(name)

@@ -120,10 +120,7 @@ def test_the_scores_of_each_class_are_those_of_scikit_learn(task):
         assert [row["inputs"] for row in report.layers] == [30, 30, 30]
 
 
-NAMES = [name for name in MODELS if name not in ("resnet56", "resnet152", "resnet18", "deit_tiny")]
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", MODELS)
 def test_every_model_of_the_table_is_taken_apart(name):
     torch.manual_seed(0)
     shape = (1, 28, 28) if name in ("guide_cnn", "lenet5", "fast_cnn") else (3, 16, 16)
