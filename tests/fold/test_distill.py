@@ -15,6 +15,7 @@ from torch import nn
 from dimwise import fold, models
 from dimwise.data.sets import Data, Normalise, Split
 from dimwise.errors import ModelError, RecipeError, UserError
+from dimwise.fold._teaching import students
 from dimwise.fold._teaching.students import example_of
 from dimwise.fold._teaching.teachers import by_asking, network_teacher
 from dimwise.fold.distill import (
@@ -306,6 +307,39 @@ def test_an_example_that_cannot_be_guessed_is_asked_for():
     with pytest.raises(ModelError, match=r"no usual input fits Sequential; expected an example. Give one: example=x"):
         student(net, 0.5)
     assert student(net, 0.5, torch.zeros(1, 1, 11, 13)).get_submodule("0").out_channels == 4
+    lazy = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), nn.Linear(8, 2))
+    with pytest.raises(ModelError, match="no usual input fits"):
+        student(lazy, 0.5)
+    assert isinstance(lazy[0], nn.LazyLinear), "it takes the first input that comes"
+    with pytest.raises(UserError, match=r"student was given a str; expected a torch\.nn\.Module"):
+        student("net", 0.5)  # type: ignore[arg-type]
+
+
+def test_a_text_of_padding_alone_is_no_example():
+    class Mean(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.words, self.hidden, self.out = nn.Embedding(20, 8, padding_idx=0), nn.Linear(8, 8), nn.Linear(8, 2)
+
+        def forward(self, x):
+            real = (x != 0).unsqueeze(-1)
+            mean = (self.words(x) * real).sum(1) / real.sum(1)
+            return self.out(self.hidden(mean).relu())
+
+    assert student(Mean(), 0.5).get_submodule("hidden").out_features == 4
+
+
+def test_a_deep_network_is_looked_through_once(monkeypatch):
+    net = nn.Sequential(*(nn.Sequential(nn.Linear(8, 8), nn.ReLU()) for _ in range(50)), nn.Linear(8, 2))
+    asked = []
+
+    def lengths(model):
+        asked.append(model)
+        return (8,)
+
+    monkeypatch.setattr(students, "_lengths", lengths)
+    assert example_of(net).shape == (1, 8)
+    assert asked == [net]
 
 
 def test_same_seed_same_student(digits, teacher):

@@ -319,6 +319,29 @@ def test_by_gain_a_layer_that_is_not_faster_stays_whatever_its_macs_say():
         lowrank(net, config(by="gain", latency=0.1), told, clock=clock)
 
 
+class Repeated(nn.Module):
+    """One layer called twice on positions that are rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.head = spread(nn.Linear(24, 24)), nn.Linear(24, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, 24)
+        rows = self.body(self.body(rows).relu())
+        return self.head(rows.view(len(x), -1, 24).mean(1))
+
+
+def test_by_gain_a_layer_is_timed_at_what_one_input_gives_it_as_often_as_it_runs():
+    net, told = Repeated().eval(), looks((30, 24))
+    made, report = lowrank(net, config(by="gain", latency=0.5), told, clock=counted)
+    assert [row["name"] for row in report.layers] == ["body"]
+    whole = counted({"": lambda: net(told.example)})[""]
+    assert counted({"": lambda: made(told.example)})[""] <= 0.5 * whole
+    with pytest.raises(ModelError, match="no layer of Repeated is faster when it is factorised, timed here"):
+        lowrank(net, config(by="gain"), told, clock=lambda calls: dict.fromkeys(calls, 1.0))
+
+
 def test_by_gain_the_clock_of_this_machine_is_asked():
     net = nn.Sequential(spread(nn.Linear(1024, 1024), 0.2), nn.ReLU(), nn.Linear(1024, 2)).eval()
     made, report = lowrank(net, config(by="gain", latency=0.95, data=False), looks((1024,)))

@@ -12,11 +12,12 @@ from tests import _networks
 from torch import nn
 
 from dimwise.data.sets import Split
-from dimwise.errors import DataError, MissingExtra, RecipeError
+from dimwise.errors import DataError, MissingExtra, ModelError, RecipeError
 from dimwise.fold import CastConfig, QuantizeConfig, cast, quantize
 from dimwise.fold._numbers.half import in_half
 from dimwise.fold._numbers.pt2e import Rounded, quantize_pytorch
 from dimwise.models import MODELS
+from dimwise.plan.energy import bits_of_network
 
 
 @pytest.fixture(scope="module")
@@ -85,8 +86,20 @@ def test_every_model_of_the_table_computes_in_bf16(name):
 def test_what_cannot_be_done_is_told(network, evidence, digits, monkeypatch):
     with pytest.raises(RecipeError, match=r"quantize\.mode is 'dynamic' for a network inside PyTorch; expected mode ="):
         quantize(network, QuantizeConfig(mode="dynamic"), evidence)
-    with pytest.raises(RecipeError, match=r"cast\.arithmetic is off for a network inside PyTorch.*Or export it first"):
+    with pytest.raises(
+        RecipeError, match=r"cast\.arithmetic is off for a network inside PyTorch.*; expected arithmetic = true"
+    ):
         cast(network, CastConfig(), evidence)
+    with pytest.raises(
+        RecipeError, match=r"quantize\.skip is \('conv1',\) for a network inside PyTorch; expected \(\)"
+    ):
+        quantize(network, QuantizeConfig(skip=("conv1",)), evidence)
+    with pytest.raises(ModelError, match="was quantized before"):
+        quantize(Rounded(network), QuantizeConfig(), evidence)
+    with pytest.raises(ModelError, match="the network was quantized, and computes in int8"):
+        cast(Rounded(network), CastConfig(dtype="bf16", arithmetic=True), evidence)
+    with pytest.raises(ModelError, match=r"Adds does not run in bf16: .*; expected a forward pass that makes no"):
+        cast(Adds(), CastConfig(dtype="bf16", arithmetic=True), evidence)
     none = dataclasses.replace(digits, train=Split(digits.train.inputs[:0], digits.train.targets[:0]))
     with pytest.raises(DataError, match="training split of 'digits' is empty: nothing to calibrate on"):
         quantize_pytorch(network, dataclasses.replace(evidence, data=none))
@@ -95,6 +108,45 @@ def test_what_cannot_be_done_is_told(network, evidence, digits, monkeypatch):
     monkeypatch.setitem(sys.modules, "torchao", None)
     with pytest.raises(MissingExtra, match=r"int8 inside PyTorch needs torchao.*dimwise\[pt2e\]"):
         quantize_pytorch(nn.Linear(2, 2), evidence)
+
+
+class Adds(nn.Module):
+    """Makes float32 numbers of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(64, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.fc(x.flatten(1) + torch.arange(64) / 64.0)
+        return out
+
+
+class Recurrent(nn.Module):
+    """Layers that are taken, one that is not, and one of the shape of another that does not run."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.LSTM(8, 16, batch_first=True)
+        self.middle, self.idle, self.out = nn.Linear(16, 16), nn.Embedding(16, 16), nn.Linear(16, 10)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.out(self.middle(self.cell(x.squeeze(1))[0]).mean(1))
+        return found
+
+
+def test_only_what_is_rounded_is_reported(evidence):
+    pytest.importorskip("torchao")
+    net = Recurrent().eval()
+    _, report = quantize(net, QuantizeConfig(), evidence)
+    assert [row["name"] for row in report.layers] == ["middle", "out"]
+    assert set(report.untouched) == {"cell", "idle"}
+    assert bits_of_network([report]) is None
+    assert report.cost_after["macs"] == report.cost_before["macs"]
+    assert report.cost_after["size_bytes"] < report.cost_before["size_bytes"]
+    _, report = cast(net, CastConfig(dtype="bf16", arithmetic=True), evidence)
+    assert {row["name"] for row in report.layers} == {"cell", "middle", "idle", "out"}
+    assert bits_of_network([report]) == 16
 
 
 def network_of(name: str) -> nn.Module:

@@ -78,6 +78,8 @@ def test_a_table_whose_times_are_operations_keeps_what_operations_keep(network: 
 def test_preprocessing_stays_what_is_gone_takes_nothing_and_blocks_are_filled_up() -> None:
     assert TABLE.kept(WHOLE, WHOLE) == 1.0
     assert TABLE.kept(WHOLE, ()) == pytest.approx(0.1)
+    other = tuple(replace(layer, name=f"own.{layer.name}", macs=layer.macs // 2) for layer in WHOLE)
+    assert TABLE.kept(WHOLE, other) == pytest.approx(0.5), "of a network with names of its own the operations tell"
     half = (replace(WHOLE[0], macs=100, n_out=8), replace(WHOLE[1], macs=2250, n_in=8, n_out=8), WHOLE[2])
     assert TABLE.kept(WHOLE, half) == pytest.approx(0.1 + 0.5 * 0.5 + 0.3 * 0.25 + 0.1)
     assert TABLE.kept(WHOLE, half, 16) == pytest.approx(0.1 + 0.5 + 0.3 * 0.5 + 0.1)

@@ -634,6 +634,7 @@ def test_where_pytorch_serves_the_network_itself_is_rounded(trained, tmp_path, m
         assert line.measured["bit_operations"] == bits**2 * first["macs"]
         assert line.measured["score"] > first["score"] - 0.02
     assert keeping.is_kept(tmp_path / "artifacts" / int8.name), "nothing is smaller"
+    assert set(bench.layers.tables) == {""}, "rounded inside PyTorch it has other layers"
 
 
 def test_where_pytorch_serves_a_search_leaves_the_network(trained, tmp_path, monkeypatch):

@@ -76,6 +76,10 @@ def test_what_no_time_is_left_for_is_not_known_until_it_is_made_anyway(trained: 
     half = point("distill(scale=0.5)")
     assert found(half) is None
     assert found.know(half) is not None
+    assert found.spent_s == 0.0, "it is made anyway"
+    longer = replace(SPACE, epochs={name: 2 * n for name, n in EPOCHS.items()})
+    again = Shapes(longer, trained.subject, trained.evidence, Once(), tmp_path, -1.0)
+    assert again(half) == found(half), "however long it trains"
     assert found(half) == found.know(half)
 
 

@@ -14,6 +14,7 @@ from dimwise import models, ship
 from dimwise.chain import start
 from dimwise.errors import ArtifactError, ModelError, RunError, nearest
 from dimwise.runs import folder
+from dimwise.ship.network import is_network
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,12 @@ def _with_inputs(
         return _graph(word, path)
     if (path / "manifest.json").is_file():
         return _graph(word, ship.read(path).model_path)
+    if is_network(path):
+        raise ModelError(
+            f"{word!r} holds a network that PyTorch serves, and no graph",
+            expected="an artifact with a graph, or the run itself",
+            next_step="Load it with torch.export.load, as network.json beside it says.",
+        )
     if word in models.MODELS:
         usual_shape, usual_outputs = models.USUAL[word]
         shape = input_shape or usual_shape

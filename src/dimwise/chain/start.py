@@ -183,13 +183,15 @@ def artifact_folder(run: Path, stage: str) -> Path:
 
 
 def artifact_of(run: Path, stage: str) -> Path:
-    """The folder of the artifact that a run keeps of a stage; ``chosen`` is the one it chose.
+    """The folder of the artifact that a run keeps of a stage; ``chosen`` is the one it chose, or its latest search did.
 
     Raises:
         ArtifactError: when it keeps none of that stage.
     """
     if stage == "chosen":
         stage = str(read(run / "result.json").get("chosen") or stage)
+        if stage == "chosen" and (found_by_search := _chosen_by_search(run)) is not None:
+            return found_by_search
     place = artifact_folder(run, stage)
     found = sorted(p.name for p in (run / "artifacts").glob("*") if (p / "manifest.json").is_file())
     if place.name not in found:
@@ -199,6 +201,13 @@ def artifact_of(run: Path, stage: str) -> Path:
             next_step=nearest(stage, found) or "Only what was shipped is kept; name the run alone for its network.",
         )
     return place
+
+
+def _chosen_by_search(run: Path) -> Path | None:
+    """The artifact that the latest search on a run chose; None where none did."""
+    answers = sorted((run / "plan").glob("*/answer.json"), key=lambda path: path.stat().st_mtime, reverse=True)
+    places = (answer.parent / "artifacts" / Path(str(read(answer).get("artifact") or "-")).name for answer in answers)
+    return next((place for place in places if (place / "manifest.json").is_file()), None)
 
 
 def read(path: Path) -> dict[str, Any]:

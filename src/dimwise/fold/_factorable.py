@@ -32,6 +32,15 @@ class Layer:
     ways: tuple[Factors, ...]
     n_seen: int | None = None
     """Outputs on training inputs, where they were too few and the ways are those of the weights; else None."""
+    calls: int = 1
+    """In one pass through the network."""
+    batch: int = 1
+    """Of the inputs it was looked at with."""
+
+    @property
+    def one_input(self) -> tuple[int, ...]:
+        """The shape that it is given of one input of the network, which may come as many rows."""
+        return (max(1, self.input_shape[0] // self.batch), *self.input_shape[1:])
 
     def cost(self, way: Factors, rank: int) -> float:
         """Multiply-accumulates at a rank; for an embedding those of the product that it had not before."""
@@ -85,7 +94,7 @@ def look(
     for name, module in chosen.items():
         row = rows[name or "model"]
         ways = tuple(_ways(name, module, seen.get(name), row.input_shape, row.output_shape, config))
-        layers.append(Layer(name, row.macs or 0.0, row.input_shape, ways, few.get(name)))
+        layers.append(Layer(name, row.macs or 0.0, row.input_shape, ways, few.get(name), row.calls, len(x)))
     return counted.macs, layers, untouched
 
 

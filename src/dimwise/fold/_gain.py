@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,7 +58,7 @@ def by_gain(
     Raises:
         ModelError: when even the fastest ranks that were timed leave more.
     """
-    clock = clock or _clock
+    clock = clock or partial(_clock, device=x.device)
     with evaluating(original):
         whole_ms = clock({"network": lambda: original(x[:1])})["network"]  # one input, as its layers
         options = {}
@@ -65,6 +66,12 @@ def by_gain(
             for n, layer in enumerate(layers, 1):
                 options[layer.name] = _options(original.get_submodule(layer.name), layer, config, clock)
                 bar.update(n, layer.name)
+    if not any(options.values()):
+        raise ModelError(
+            f"no layer of {type(original).__name__} is faster when it is factorised, timed here at one input",
+            expected="wide layers",
+            next_step="Leave it whole; by = macs or energy makes it smaller all the same.",
+        )
     goal_ms, ranks, left_ms = config.latency * whole_ms, {}, whole_ms
     for lost in np.geomspace(1e-6, 1, 400):
         allowed = {name: [o for o in some if o.energy >= 1 - lost] for name, some in options.items()}
@@ -86,7 +93,7 @@ def _options(old: nn.Module, layer: Layer, config: LowrankConfig, clock: Clock) 
         return []  # an embedding only reads
     found = [choice for energy in ENERGIES if (choice := layer.at(energy, config.round_to)) is not None]
     tried = list({(way.kind, rank): (way, rank) for way, rank in found}.values())
-    inputs = torch.zeros(1, *layer.input_shape[1:]).to(next(old.parameters()))  # the network may take tokens
+    inputs = torch.zeros(layer.one_input).to(next(old.parameters()))  # the network may take tokens
     made = [way.build(rank).eval() for way, rank in tried]
 
     def call(module: nn.Module) -> Callable[[], object]:
@@ -95,12 +102,12 @@ def _options(old: nn.Module, layer: Layer, config: LowrankConfig, clock: Clock) 
     taken = clock({"whole": call(old), **{str(n): call(module) for n, module in enumerate(made)}})
     saved = [taken["whole"] - taken[str(n)] for n in range(len(tried))]
     return [
-        _Option(way, rank, way.energy(rank), ms)
+        _Option(way, rank, way.energy(rank), layer.calls * ms)
         for (way, rank), ms in zip(tried, saved, strict=True)
         if ms > LEAST_GAIN * taken["whole"]
     ]
 
 
-def _clock(calls: Calls) -> dict[str, float]:
+def _clock(calls: Calls, device: torch.device) -> dict[str, float]:
     with torch.no_grad():
-        return {name: taken.p50_ms for name, taken in latency(calls, budget_s=BUDGET_S).items()}
+        return {name: taken.p50_ms for name, taken in latency(calls, budget_s=BUDGET_S, device=device).items()}

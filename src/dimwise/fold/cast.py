@@ -35,12 +35,14 @@ from dataclasses import replace
 from typing import Any, Literal
 
 import numpy as np
-from torch import Tensor, nn
+import torch
+from torch import nn
 
-from dimwise.errors import ModelError, RecipeError, UserError, a_kind
+from dimwise.errors import ModelError, RecipeError, UserError, a_kind, first_line
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._numbers.half import in_half
+from dimwise.fold._numbers.pt2e import Rounded
 from dimwise.ort import ARITHMETIC
 from dimwise.recipe import config
 
@@ -85,7 +87,7 @@ def cast(model: Any, config: CastConfig, evidence: Evidence) -> tuple[Any, FoldR
     Raises:
         UserError: when given neither.
         RecipeError: for a network without ``arithmetic``.
-        ModelError: when the graph holds no float32 weights, or cannot be run.
+        ModelError: when the graph holds no float32 weights, or what is given cannot be run so.
 
     Source: see the card.
     """
@@ -123,14 +125,25 @@ def _in_pytorch(model: nn.Module, config: CastConfig, evidence: Evidence) -> tup
         raise RecipeError(
             "cast.arithmetic is off for a network inside PyTorch, which has no weights that are only stored so",
             expected="arithmetic = true",
-            next_step="Or export it first: graph = dimwise.ship.graph(model, data.normalise, example).",
+            next_step="Weights are only stored in 16 bits for runtime=onnxruntime and openvino.",
         )
+    if isinstance(model, Rounded):
+        raise ModelError("the network was quantized, and computes in int8", expected="a network in float32")
     started = time.perf_counter()
     made = in_half(model, config.dtype)
+    try:
+        with torch.no_grad():
+            made(evidence.example.to(next(made.parameters(), evidence.example).device))
+    except Exception as error:  # a user's forward may raise anything
+        raise ModelError(
+            f"{type(model).__name__} does not run in {config.dtype}: {first_line(error)}",
+            expected="a forward pass that makes no float32 numbers of its own",
+            next_step="Leave cast out, or export the network: runtime=openvino computes in bf16 where it can.",
+        ) from error
     layers = [
-        {"name": name, "op": type(module).__name__, "bits": 16, "weights": list(weight.shape)}
+        {"name": name, "op": type(module).__name__, "bits": 16, "weights": list(own[0].shape)}
         for name, module in model.named_modules()
-        if isinstance(weight := getattr(module, "weight", None), Tensor)
+        if (own := list(module.parameters(recurse=False)))
     ]
     return made, compare("cast", config, evidence, model, made, layers=layers, untouched={}, started=started)
 

@@ -51,18 +51,30 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field
 
-from dimwise.errors import RecipeError, UserError, a_kind
+from dimwise.errors import ModelError, RecipeError, UserError, a_kind
 from dimwise.fold import _onnx
 from dimwise.fold._evidence import Evidence, FoldReport, compare
 from dimwise.fold._numbers import bias_correction, calibration, compensation, int4, int8, selection
-from dimwise.fold._numbers.pt2e import quantize_pytorch, rounded_layers
+from dimwise.fold._numbers.pt2e import Rounded, quantize_pytorch, rounded_layers
 from dimwise.fold._numbers.repairs import Made, Make, Search, repair
 from dimwise.fold._numbers.selection import plan
+from dimwise.measure import state_size_bytes
 from dimwise.ort import int8_products_saturate
 from dimwise.recipe import config
 
 SATURATES = "weights have 7 bits: on this processor sums of uint8 × int8 products saturate (quantize.reduce_range)"
 
+OF_GRAPHS = (
+    "per_channel",
+    "calibration",
+    "activations",
+    "reduce_range",
+    "keep_first_last",
+    "skip",
+    "bits",
+    "bias_correction",
+)
+"""Settings that a network inside PyTorch does not take."""
 N_RANKING = 64
 """Calibration inputs on which layers are ranked."""
 
@@ -186,15 +198,28 @@ def quantize(model: Any, config: QuantizeConfig, evidence: Evidence) -> tuple[An
 def _in_pytorch(
     model: torch.nn.Module, config: QuantizeConfig, evidence: Evidence
 ) -> tuple[torch.nn.Module, FoldReport]:
+    if isinstance(model, Rounded):
+        raise ModelError("the network was quantized before, and computes in int8", expected="a network in float32")
+    usual = QuantizeConfig()
+    changed = [name for name in OF_GRAPHS if getattr(config, name) != getattr(usual, name)]
+    if changed:
+        raise RecipeError(
+            f"quantize.{changed[0]} is {getattr(config, changed[0])!r} for a network inside PyTorch",
+            expected=f"{getattr(usual, changed[0])!r}",
+            next_step="There torchao decides; all settings are for runtime=onnxruntime and openvino.",
+        )
     if config.mode != "static":
         raise RecipeError(
             f"quantize.mode is {config.mode!r} for a network inside PyTorch",
             expected="mode = 'static'",
-            next_step="Export it for the others: graph = dimwise.ship.graph(model, data.normalise, example).",
+            next_step="The others are for runtime=onnxruntime and openvino: dimwise.ship.graph exports a network.",
         )
     started = time.perf_counter()
     made = quantize_pytorch(model, evidence, n_calibration=config.n_calibration)
     layers, untouched = rounded_layers(made, model)
+    costs = evidence.cost(model)
+    smaller = costs | {"size_bytes": float(state_size_bytes(made))}  # of rounded weights nobody counts parameters
+    evidence = replace(evidence, cost=lambda subject: smaller if subject is made else costs)
     report = compare("quantize", config, evidence, model, made, layers=layers, untouched=untouched, started=started)
     return made, report
 

@@ -69,6 +69,9 @@ class LatencyTable:
             if name := _ancestor(layer.name, before):
                 work[name] += layer.work(block)
                 outputs[name] += layer.n_outputs
+        n_macs = sum(layer.macs for layer in small)
+        if n_macs and sum(layer.macs for layer in small if _ancestor(layer.name, before)) < n_macs / 2:
+            return n_macs / max(1, sum(layer.macs for layer in whole))  # a network of its own
         thinner = sum(outputs.values()) / max(1, sum(layer.n_outputs for layer in whole))
         kept, all_ms = 0.0, 0.0
         for row in self.rows:

@@ -28,6 +28,7 @@ from dimwise.plan.predict import Predictions
 from dimwise.plan.record import Line
 from dimwise.plan.space import RUNGS, Point, is_whole, key_of
 from dimwise.plan.worth import frontiers
+from dimwise.ship.runtimes import NETWORK_RUNTIMES
 
 RUNS = 400
 """Samples of a candidate, as far as time allows: of the fastest networks 60 are over in a hundredth of a second."""
@@ -133,7 +134,10 @@ def measured_now(bench: Bench, made: Candidate) -> dict[str, float]:
 
 
 def put_table(bench: Bench, made: Candidate, numbers: str) -> None:
-    """Measure the layers of the original, written in these numbers, for predictions of everything smaller."""
+    """Measure the layers of the original, written in these numbers, for predictions of everything smaller. Of a network
+    that is rounded inside PyTorch there are none: it has other layers, or is only emulated operator by operator."""
+    if numbers and bench.question.target.runtime in NETWORK_RUNTIMES:
+        return
     table = layer_costs.table_of(made, bench.question.evidence.data, bench.question.target)
     if table is not None:
         bench.layers.tables[numbers] = table

@@ -93,6 +93,10 @@ class Shapes:
     """Building takes no longer than this in one sitting; what is asked for later is not known."""
     spent_s: float = 0.0
     _found: dict[str, tuple[LayerShape, ...] | None] = field(default_factory=dict)
+    _told: dict[tuple[int, int], tuple[Step, ...]] = field(default_factory=dict)
+    _keys: dict[tuple[Step, ...], str] = field(default_factory=dict)
+    _aside: Once = field(default_factory=lambda: Once(8))
+    """What is built only to be asked of its widths must not push trained networks out of ``once``."""
 
     def __post_init__(self) -> None:
         self._found.update(read(self.folder))
@@ -101,33 +105,46 @@ class Shapes:
         """The layers of a point's network; None when it cannot be built, or there is no time for it. Where a cut would
         time layers, which takes many seconds, and is not known yet, those of a cut that need not stand for them."""
         steps = self._steps(point)
-        if write(steps) not in self._found:
+        if self._key(steps) not in self._found:
             steps = tuple(map(_quick, steps))
             too_late = self.subject.network is None or self.spent_s > self.limit_s
-            if too_late and write(steps) not in self._found:
+            if too_late and self._key(steps) not in self._found:
                 return None
-        return self._known(steps)
+        began = time.monotonic()
+        found = self._known(steps, self._aside)
+        self.spent_s += time.monotonic() - began
+        return found
 
     def know(self, point: Point) -> tuple[LayerShape, ...] | None:
         """The same whatever time it takes: none that counts where the network is made anyway, to be looked at."""
-        return self._known(self._steps(point))
+        return self._known(self._steps(point), self.once)
 
     def _steps(self, point: Point) -> tuple[Step, ...]:
         """As they are made for a look, so that each network is made once."""
-        return self.space.steps({**point, "numbers": 0}, len(RUNGS) - 1)
+        key = point["student"], point["cut"]
+        if key not in self._told:  # a search asks thousands of times
+            self._told[key] = self.space.steps({**point, "numbers": 0}, len(RUNGS) - 1)
+        return self._told[key]
 
-    def _known(self, steps: tuple[Step, ...]) -> tuple[LayerShape, ...] | None:
-        text = write(steps)
+    def _known(self, steps: tuple[Step, ...], once: Once) -> tuple[LayerShape, ...] | None:
+        text = self._key(steps)
         if text not in self._found:
-            began = time.monotonic()
-            made = tried(lambda: layers_of(self._network(steps), self.evidence.example), text)
+
+            def layers() -> tuple[LayerShape, ...]:
+                return layers_of(network_of(steps, self.subject, self.evidence, once), self.evidence.example)
+
+            made = tried(layers, text)
             self._found[text] = None if isinstance(made, Skipped) else made
-            self.spent_s += time.monotonic() - began
             add(self.folder, text, self._found[text])
         return self._found[text]
 
-    def _network(self, steps: tuple[Step, ...]) -> nn.Module:
-        return network_of(steps, self.subject, self.evidence, self.once)
+    def _key(self, steps: tuple[Step, ...]) -> str:
+        """The steps as text; however long they train, widths are the same."""
+        if steps not in self._keys:
+            names = self.space.epochs
+            same = [Step(s.name, replace(s.config, epochs=1)) if s.name in names else s for s in steps]
+            self._keys[steps] = write(same)
+        return self._keys[steps]
 
 
 def _quick(step: Step) -> Step:

@@ -95,17 +95,21 @@ def quantize_pytorch(model: nn.Module, evidence: Evidence, *, n_calibration: int
 def rounded_layers(made: Rounded, model: nn.Module) -> tuple[list[dict[str, Any]], dict[str, str]]:
     """What was quantized and what was not: a row for each layer of ``model``, and layer -> why it stays.
 
-    A layer is known by the int8 constant that its weight became.
+    A layer is quantized when what it multiplies by is an int8 constant.
     """
-    small = {tuple(t.shape) for t in made.state_dict().values() if t.dtype == torch.int8}
+    graph: Any = made.graph.graph
+    constants = made.graph.state_dict()
+    small = set()
+    for node in graph.nodes:
+        if node.op == "get_attr" and constants[str(node.target)].dtype == torch.int8:
+            readers = [reader for dequantize in node.users for reader in dequantize.users]
+            small |= {name for reader in readers for name, _ in reader.meta.get("nn_module_stack", {}).values()}
     rows, untouched = [], {}
     for name, module in model.named_modules():
-        weight = getattr(module, "weight", None)
-        if not isinstance(weight, Tensor) or weight.dim() < 2:
-            continue
-        if tuple(weight.shape) in small:
-            rows.append({"name": name, "op": type(module).__name__, "bits": 8, "weights": list(weight.shape)})
-        else:
+        shapes = [list(p.shape) for p in module.parameters(recurse=False) if p.dim() > 1]
+        if name in small and shapes:
+            rows.append({"name": name, "op": type(module).__name__, "bits": 8, "weights": shapes[0]})
+        elif shapes:
             untouched[name] = "torchao's quantizer for x86 does not take it"
     return rows, untouched
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from copy import deepcopy
@@ -9,7 +10,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from dimwise.errors import ModelError
+from dimwise.errors import ModelError, UserError, a_kind
 from dimwise.fold._channels.cut import cut, disagreement
 from dimwise.fold._channels.trace import trace
 from dimwise.fold._teaching.depth import shallower
@@ -55,6 +56,8 @@ def student(
         >>> len(student(rows, 1, torch.zeros(1, 4), depth=0.4)[1])
         2
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"student was given {a_kind(model)}", expected="a torch.nn.Module")
     for name, value in (("scale", scale), ("depth", depth)):
         if not 0 < value <= 1:
             raise ModelError(f"the student's {name} is {value}", expected="above 0 and at most 1")
@@ -75,8 +78,12 @@ SIDES = (32, 28, 224, 8, 16, 64, 96, 128, 256, 299, 384)
 """Of usual images, and lengths of usual sequences, the likeliest first."""
 
 
+MOST_NUMBERS = 2_000_000
+"""Of an example: volumes of large sides fill the memory."""
+
+
 def example_of(model: nn.Module) -> Tensor:
-    """(1, ...) zeros that a network takes, found by trying what its first layer reads.
+    """(1, ...) zeros, or tokens of one kind, that a network takes, found by trying what its first layer reads.
 
     Raises:
         ModelError: when none of the usual sizes fits.
@@ -85,17 +92,21 @@ def example_of(model: nn.Module) -> Tensor:
         >>> example_of(nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(4 * 26 * 26, 2))).shape
         torch.Size([1, 3, 28, 28])
     """
-    tried = [shape for module in model.modules() for shape in _shapes(module, _lengths(model))]
     weight = next(model.parameters(), torch.zeros(0))
     reads_tokens = any(isinstance(module, nn.Embedding) for module in model.modules())
-    with evaluating(model):
-        for shape in dict.fromkeys(tried):
-            kinds = [torch.int64, weight.dtype] if reads_tokens else [weight.dtype]
-            for dtype in kinds:
-                example = torch.zeros((1, *shape), dtype=dtype, device=weight.device)
-                with suppress(Exception):  # a network that does not fit may raise anything
-                    model(example)
-                    return example
+    if not any(isinstance(p, nn.UninitializedParameter) for p in model.parameters()):  # they take the first that comes
+        lengths, tried = _lengths(model), set()
+        with evaluating(model):
+            for shape in (shape for module in model.modules() for shape in _shapes(module, lengths)):
+                if shape in tried or math.prod(shape) > MOST_NUMBERS:
+                    continue
+                tried.add(shape)
+                for dtype in (torch.int64, weight.dtype) if reads_tokens else (weight.dtype,):
+                    # Token 0 is padding: a text of nothing else may have no mean.
+                    example = torch.full((1, *shape), int(reads_tokens), dtype=dtype, device=weight.device)
+                    with suppress(Exception):  # a network that does not fit may raise anything
+                        if torch.isfinite(model(example)).all():
+                            return example
     raise ModelError(
         f"no usual input fits {type(model).__name__}", expected="an example", next_step="Give one: example=x[:1]."
     )

@@ -1,7 +1,8 @@
 """PyTorch compiled: ``torch.compile`` with inductor, which writes C++ and needs a compiler for it.
 
-Compiling takes seconds and happens at the first call. Numbers of threads are written into the code, and the weights are
-frozen: laid out once as the kernels read them. Int8 is computed as such only when frozen.
+Compiling takes seconds and happens at the first call. Numbers of threads are written into the code. Int8 weights are
+frozen into it as well, as only then they are multiplied as such; inductor keeps frozen weights until the process ends,
+so others are not.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Compiled:
         self._batch = batch
         self._eager: nn.Module | None = network
         self._called = False
+        self._freeze = any(t.dtype == torch.int8 for t in network.state_dict().values())
         with _without_warnings():
             self._compiled: Callable[[Tensor], Any] | None = torch.compile(_own_call(network), dynamic=False)
 
@@ -45,7 +47,7 @@ class Compiled:
             return answer(self._compiled, inputs, self.threads, self.runtime)
         with _without_warnings():
             try:
-                with inductor_config.patch(freezing=True):
+                with inductor_config.patch(freezing=self._freeze):
                     scores = answer(self._compiled, inputs, self.threads, self.runtime)
             except ModelError:  # on processors without AVX512, torch 2.13 cannot freeze int8 convolutions
                 scores = answer(self._compiled, inputs, self.threads, self.runtime)

@@ -92,14 +92,13 @@ class Profiled:
         self._request: Any = None
 
     def run(self, inputs: np.ndarray) -> dict[str, float]:
-        """Kernel -> microseconds that it took in this run, for all that took any."""
+        """Kernel -> microseconds that it took in this run."""
         if self._request is None:
             with _loading():
                 model = _for_batch(self._model, len(inputs))
                 self._request = _compile(model, self._threads, _precision(self._model), counts=True)
         self._request.infer([np.ascontiguousarray(inputs)], share_inputs=True)
-        told = ((kernel.node_name, kernel.real_time.total_seconds()) for kernel in self._request.profiling_info)
-        return {name: 1e6 * seconds for name, seconds in told if seconds}
+        return {kernel.node_name: 1e6 * kernel.real_time.total_seconds() for kernel in self._request.profiling_info}
 
     def nodes(self) -> dict[str, list[str]]:
         """Kernel -> names of the nodes, or of their outputs, that became it."""
