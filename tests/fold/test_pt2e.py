@@ -103,6 +103,10 @@ def test_what_cannot_be_done_is_told(network, evidence, digits, monkeypatch):
     none = dataclasses.replace(digits, train=Split(digits.train.inputs[:0], digits.train.targets[:0]))
     with pytest.raises(DataError, match="training split of 'digits' is empty: nothing to calibrate on"):
         quantize_pytorch(network, dataclasses.replace(evidence, data=none))
+    bad = torch.full((100, 1, 8, 8), float("nan"))
+    broken = dataclasses.replace(digits, train=Split(bad, digits.train.targets[:100]))
+    with pytest.raises(DataError, match=r"not finite|NaN"):
+        quantize_pytorch(network, dataclasses.replace(evidence, data=broken))
     for name in [n for n in sys.modules if n == "torchao" or n.startswith("torchao.")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "torchao", None)

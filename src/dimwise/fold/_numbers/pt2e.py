@@ -19,10 +19,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dimwise.errors import DataError, MissingExtra
+from dimwise.errors import MissingExtra
 from dimwise.fold._channels.trace import exported, quiet
 from dimwise.fold._evidence import Evidence
-from dimwise.seeds import derive
+from dimwise.fold._numbers.calibration import calibration_inputs
 
 
 class Rounded(nn.Module):
@@ -63,13 +63,10 @@ def quantize_pytorch(model: nn.Module, evidence: Evidence, *, n_calibration: int
     Raises:
         MissingExtra: without torchao.
         ModelError: when the network cannot be traced.
-        DataError: without training inputs.
+        DataError: when there is nothing to calibrate on, or it is not finite.
     """
     data, example = evidence.data, evidence.example
-    if not len(data.train):
-        raise DataError(
-            f"the training split of {data.name!r} is empty: nothing to calibrate on", expected="some hundred inputs"
-        )
+    inputs = torch.from_numpy(calibration_inputs(n_calibration, evidence, fold="quantize"))
     with quiet():
         try:
             pt2e = import_module("torchao.quantization.pt2e.quantize_pt2e")  # it has no types
@@ -81,8 +78,8 @@ def quantize_pytorch(model: nn.Module, evidence: Evidence, *, n_calibration: int
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
         prepared = pt2e.prepare_pt2e(traced, quantizer)
         with torch.no_grad():
-            for batch in _batches(evidence, n_calibration):
-                prepared(batch)
+            for part in inputs.split(64):
+                prepared(data.normalise(part.to(data.train.inputs.device)).cpu())
         made = pt2e.convert_pt2e(prepared)
     used = {str(node.target) for node in made.graph.nodes if node.op == "get_attr"}
     for name, _ in [*made.named_parameters(remove_duplicate=False), *made.named_buffers(remove_duplicate=False)]:
@@ -112,12 +109,3 @@ def rounded_layers(made: Rounded, model: nn.Module) -> tuple[list[dict[str, Any]
         elif shapes:
             untouched[name] = "torchao's quantizer for x86 does not take it"
     return rows, untouched
-
-
-def _batches(evidence: Evidence, n: int) -> list[Tensor]:
-    """Normalised training inputs, drawn by seed."""
-    data = evidence.data
-    generator = torch.Generator().manual_seed(derive(evidence.seed, "calibration"))
-    order = torch.randperm(len(data.train), generator=generator)[:n]
-    parts = order.split(64)
-    return [data.normalise(data.train.inputs[part.to(data.train.inputs.device)]).cpu() for part in parts]

@@ -16,6 +16,11 @@ from dimwise.fold._channels.trace import trace
 from dimwise.fold._teaching.depth import shallower
 from dimwise.measure import evaluating
 
+SIDES = (32, 28, 224, 8, 16, 64, 96, 128, 256, 299, 384)
+"""Of usual images, and lengths of usual sequences, the likeliest first."""
+MOST_NUMBERS = 2_000_000
+"""Of an example: volumes of large sides fill the memory."""
+
 
 def student(
     model: nn.Module,
@@ -45,6 +50,7 @@ def student(
         stand alone, outside any layer, keep (part of) the values they had, as nothing says how they were drawn.
 
     Raises:
+        UserError: when given something else than an ``nn.Module``.
         ModelError: when the network cannot be traced, none of its channels can leave, nothing in it repeats, or no
             usual input fits and no example is given.
 
@@ -72,14 +78,6 @@ def student(
                 if callable(reset):
                     reset()
     return made.to(example.device)
-
-
-SIDES = (32, 28, 224, 8, 16, 64, 96, 128, 256, 299, 384)
-"""Of usual images, and lengths of usual sequences, the likeliest first."""
-
-
-MOST_NUMBERS = 2_000_000
-"""Of an example: volumes of large sides fill the memory."""
 
 
 def example_of(model: nn.Module) -> Tensor:

@@ -49,7 +49,10 @@ class Compiled:
             try:
                 with inductor_config.patch(freezing=self._freeze):
                     scores = answer(self._compiled, inputs, self.threads, self.runtime)
-            except ModelError:  # on processors without AVX512, torch 2.13 cannot freeze int8 convolutions
+            except ModelError:
+                if not self._freeze:
+                    raise
+                # On processors without AVX512 torch 2.13 cannot freeze int8 convolutions.
                 scores = answer(self._compiled, inputs, self.threads, self.runtime)
         self._called = True
         return scores
