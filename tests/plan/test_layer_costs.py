@@ -106,6 +106,18 @@ def test_predictions_come_from_the_layers_of_the_numbers_at_hand() -> None:
     assert found.size_bytes(cut).value == pytest.approx(1000 * (0.05 + 0.95 * 375 / 1050))
 
 
+def test_a_point_whose_layers_become_known_is_predicted_by_them() -> None:
+    space = space_of(NUMBERS[1:], {}, {"prune": 3}, network_folds=("prune",))
+    measured = {"score": 0.9, "latency_ms": 1.0, "size_bytes": 1000.0, "params": 1050.0}
+    cut = {"student": 0, "cut": space.cuts.index("prune(macs=0.25)"), "numbers": 0}
+    known = {0: WHOLE}
+    found = learn(space, [Line("", 0, "whole", measured=measured)], 100, {"": TABLE}, lambda p: known.get(p["cut"]))
+    before = found.latency_ms(cut).value
+    known[cut["cut"]] = (WHOLE[0], replace(WHOLE[1], macs=2250, params=225), WHOLE[2])  # it was built to be looked at
+    assert before == pytest.approx(0.02 + 0.98 * 0.25)
+    assert found.latency_ms(cut).value == pytest.approx(0.02 + 0.98 * (0.1 + 0.5 + 0.3 * 0.25 + 0.1))
+
+
 def test_tables_are_read_again_and_a_broken_file_costs_nothing_but_itself(tmp_path) -> None:
     rows = [{"layers": ["body"], "kept": 0.5, "drop": 0.2}]
     layer_costs.write(tmp_path, Layers({"": TABLE}, rows))

@@ -54,15 +54,12 @@ class Fractions:
         """Of the time that calls do not take."""
         key = self.block, key_of(point)
         if key not in self._times:  # a search asks thousands of times
-            self._times[key] = self._time(point)
+            table = self.tables.get(self.space.numbers[point["numbers"]]) or self.tables.get("")
+            whole, small = self.shape(WHOLE), self.shape(point)
+            if table is None or not whole or not small:
+                return self.space.operations(point)  # for now: its layers may be known later
+            self._times[key] = max(table.kept(whole, small, self.block), 1e-6)
         return self._times[key]
-
-    def _time(self, point: Point) -> float:
-        table = self.tables.get(self.space.numbers[point["numbers"]]) or self.tables.get("")
-        whole, small = self.shape(WHOLE), self.shape(point)
-        if table is None or not whole or not small:
-            return self.space.operations(point)
-        return max(table.kept(whole, small, self.block), 1e-6)
 
     def params(self, point: Point) -> float:
         """Of the weights."""
